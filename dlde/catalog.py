@@ -1,0 +1,79 @@
+"""Names of problems and methods, each with the place of its class; imported only when used.
+
+A package of a user's own adds names by the entry points `dlde.problems` and `dlde.methods`.
+The table holds text alone, so that this module imports nothing of what it names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from dlde.errors import UnknownNameError
+from dlde.spec import nearest
+
+Kind = Literal["problem", "method"]
+
+PROBLEMS = {
+    "burgers": "dlde.problems.burgers:Burgers",
+}
+METHODS = {
+    "fcn": "dlde.methods.fcn:FCN",
+    "fno": "dlde.methods.fno:FNO",
+}
+
+
+@cache
+def places(kind: Kind) -> dict[str, str]:
+    """Name -> "module:Class" of every problem or method, the installed packages' included."""
+    own = {"problem": PROBLEMS, "method": METHODS}[kind]
+    installed = {entry.name: entry.value for entry in entry_points(group=f"dlde.{kind}s")}
+    return {**installed, **own}
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """The class of that name. Raises UnknownNameError with the nearest names."""
+    known = places(kind)
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(f"unknown {kind} {name!r}; {nearest(str(name), known)}", name=name)
+    module, _, attribute = known[name].partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def name_of(kind: Kind, cls: type[Any]) -> str:
+    """The catalog's name of a class. Raises UnknownNameError for a class that it does not hold."""
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    for name, known in places(kind).items():
+        if known == place:
+            return name
+    raise UnknownNameError(
+        f"{place} is not in the catalog; a package of your own adds it by the entry point 'dlde.{kind}s'",
+        name=place,
+    )
+
+
+def read(kind: Kind, value: Any) -> Any:
+    """A noun from `{"name": ..., field: ...}` or a bare name; a ready object passes through.
+
+    Used as a pydantic validator: mistakes in the fields keep their place in the file.
+    """
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict):
+        return value
+    fields = dict(value)
+    if "name" not in fields:
+        raise ValueError(f"needs 'name'; known: {', '.join(sorted(places(kind)))}")
+    try:
+        cls = find(kind, fields.pop("name"))
+    except UnknownNameError as error:
+        raise ValueError(error.message) from None
+    return cls.model_validate(fields)
+
+
+def write(kind: Kind, noun: Any) -> dict[str, Any]:
+    """The plain form of a noun that `read` takes."""
+    return {"name": name_of(kind, type(noun)), **noun.model_dump(mode="json")}

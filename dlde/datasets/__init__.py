@@ -1,0 +1,1 @@
+"""Simulation datasets: recipe, generation, store, reading."""

@@ -1,0 +1,87 @@
+"""Errors a user can meet. Every one survives pickling, because workers send them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class DldeError(Exception):
+    """Base of all errors of dlde. Keyword arguments are kept as attributes (`error.facts`)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.facts)
+
+
+def _rebuild(cls: type[DldeError], message: str, facts: dict[str, Any]) -> DldeError:
+    return cls(message, **facts)
+
+
+class InputError(DldeError):
+    """What the user gave cannot be used; nothing was started."""
+
+    exit_code = 2
+
+
+class SpecError(InputError):
+    """A recipe, pipeline or override is wrong; `mistakes` lists all of them."""
+
+
+class UnknownNameError(InputError):
+    """No such recipe, method, problem, pipeline, model or run."""
+
+
+class GridError(InputError):
+    """A grid, shape or resolution does not fit."""
+
+
+class StoreMismatchError(InputError):
+    """The store at the target path belongs to another recipe (`expected`, `found`)."""
+
+
+class PortInUseError(InputError):
+    """The port to listen on is taken."""
+
+
+class DataError(DldeError):
+    """A dataset is missing, incomplete or cannot be written."""
+
+
+class DamagedDataError(DataError):
+    """Stored values differ from what was written (`damage`: part name -> sample numbers)."""
+
+
+class StorageFullError(DataError):
+    """No space is left where results are written."""
+
+
+class NonFiniteError(DldeError):
+    """A solution or a loss is not finite; facts name where."""
+
+
+class TrainingError(DldeError):
+    """A training cannot start, go on or be resumed."""
+
+
+class RegistryError(DldeError):
+    """The registry, or a model in it, cannot be used."""
+
+
+class IntegrityError(RegistryError):
+    """A registered model's files are not those that were registered (`expected`, `found`)."""
+
+
+class ServingError(DldeError):
+    """The service did not start or did not answer."""

@@ -1,0 +1,350 @@
+"""The contract of a method: `Method` is what a paper's file fills in, `Run` what the engine offers.
+
+Control flow belongs to the method; the engine is a library that it calls. A method runs at a plain
+Python prompt, in Ray Train workers and in a study's trial with the same code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BeforeValidator, NonNegativeFloat, PlainSerializer, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dlde import catalog
+from dlde.datasets.info import DatasetInfo
+from dlde.errors import InputError, SpecError
+from dlde.problem import AnyProblem, Axis
+from dlde.spec import Spec, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dlde.datasets.dataset import Dataset
+
+Terms = Mapping[str, Tensor]  # named scalar loss terms, unweighted
+
+
+class Descent(Spec):
+    """Gradient descent as a method's file states it: what changes the mathematics, nothing else."""
+
+    steps: PositiveInt
+    batch: PositiveInt = 20  # over all workers together
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["constant", "cosine", "halving"] = "constant"
+    halve_every: PositiveInt | None = None  # steps; with schedule "halving"
+    warmup: NonNegativeFloat = 0.0  # fraction of the steps with linearly rising rate
+    clip: PositiveFloat | None = None  # largest norm of the gradient
+
+    def factor(self, step: int) -> float:
+        """Learning rate at `step` (from 0) as a fraction of `rate`."""
+        import math
+
+        warm = self.warmup * self.steps
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(self.steps - warm, 1)))
+        if self.schedule == "halving" and self.halve_every:
+            return float(0.5 ** (step // self.halve_every))
+        return 1.0
+
+
+class DataInfo(Spec):
+    """What a method learns before it is built: stored with the model, so that it can be rebuilt."""
+
+    problem: AnyProblem | None = None
+    data: dict[str, DatasetInfo] = {}  # by role
+
+
+class Dim(Spec):
+    """One axis of an operation's array: a fixed `size`, or any size of at least `minimum`."""
+
+    name: str
+    size: PositiveInt | None = None
+    minimum: PositiveInt = 1
+    axis: Axis | None = None  # a spatial axis: its ends and boundary; `num_points` as trained on
+
+
+class ArraySpec(Spec):
+    """One named array that an operation takes or returns."""
+
+    dims: tuple[Dim, ...]
+    dtype: Literal["float32", "float64"] = "float32"
+    units: str = "dimensionless"
+    long_name: str
+    rms_range: tuple[float, float] | None = None  # of a sample, over the training split
+
+    def describe(self) -> str:
+        """The expected shape in words, such as "(batch, x >= 32, channel = 1)"."""
+        return "(" + ", ".join(
+            f"{dim.name} = {dim.size}" if dim.size else
+            f"{dim.name} >= {dim.minimum}" if dim.minimum > 1 else dim.name
+            for dim in self.dims
+        ) + ")"  # fmt: skip
+
+
+class Operation(Spec):
+    """What a model answers: named inputs and outputs, the first axis of each being the batch."""
+
+    summary: str
+    inputs: dict[str, ArraySpec]
+    outputs: dict[str, ArraySpec]
+
+    def check(
+        self, inputs: Mapping[str, Tensor], coordinates: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Refuse inputs that do not fit: names, shapes, sizes, NaN, and grids where given.
+
+        Raises InputError with every mistake (facts: `mistakes`).
+        """
+        mistakes = [
+            f"unknown input {name!r}; {nearest(name, self.inputs)}" for name in inputs if name not in self.inputs
+        ]
+        sizes: dict[str, int] = {}
+        for name, expected in self.inputs.items():
+            if name not in inputs:
+                mistakes.append(f"input {name!r} is missing: expected {expected.describe()}")
+                continue
+            mistakes.extend(_array_mistakes(name, inputs[name], expected, sizes))
+        dims = {dim.name: dim for spec in self.inputs.values() for dim in spec.dims if dim.axis}
+        for name, points in (coordinates or {}).items():
+            if name not in dims:
+                mistakes.append(f"unknown coordinate {name!r}; {nearest(name, dims)}")
+            else:
+                mistakes.extend(_grid_mistakes(points, dims[name], sizes.get(name)))
+        if mistakes:
+            raise InputError("; ".join(mistakes), mistakes=mistakes)
+
+    def warnings(self, inputs: Mapping[str, Tensor]) -> list[str]:
+        """Inputs outside what the model was trained on: answered, but not silently."""
+        found = []
+        for name, spec in self.inputs.items():
+            if spec.rms_range is None or name not in inputs:
+                continue
+            low, high = spec.rms_range
+            rms = inputs[name].double().flatten(1).pow(2).mean(1).sqrt()
+            for sample in torch.nonzero((rms < low) | (rms > high)).flatten().tolist():
+                found.append(
+                    f"input {name!r}, sample {sample}: root mean square {rms[sample]:.4g} lies outside "
+                    f"the training range [{low:.4g}, {high:.4g}]"
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Named scalars and named curves ((x, y) pairs) of one evaluated model."""
+
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+class Comm(Protocol):
+    """Messages between the workers of a run; with one worker everything is the identity."""
+
+    rank: int
+    size: int
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, in place; returns the tensor."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
+        ...
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value (plain data and tensors), on every worker."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        ...
+
+
+class Batches(Protocol):
+    """Batches as a function of the step alone, so that resuming needs nothing but its number."""
+
+    def at(self, step: int, run: Run) -> Any:
+        """This worker's share of the batch of `step`."""
+        ...
+
+
+class Run(ABC):
+    """What the engine offers to a method's `train` and `evaluate`."""
+
+    info: DataInfo
+    data: Mapping[str, Dataset]
+    device: torch.device
+    comm: Comm
+    seed: int
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0."""
+        return self.comm.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        return self.comm.size
+
+    @abstractmethod
+    def generator(self, *keys: str | int) -> torch.Generator:
+        """A CPU generator that is a pure function of the run's seed and the keys; equal on every worker."""
+
+    @abstractmethod
+    def share(self, batch: Tensor) -> Tensor:
+        """This worker's part of a batch that every worker drew whole (axis 0)."""
+
+    @abstractmethod
+    def state(self, *, local: tuple[str, ...] = (), **entries: Any) -> Any:
+        """Names everything that a loop changes; `local` entries differ by worker along axis 0.
+
+        Objects are saved by their `state_dict`; tensors and plain values by assignment to the
+        attribute of the same name of the returned object.
+        """
+
+    @abstractmethod
+    def steps(self, n: int, *, state: Any, name: str = "steps") -> Iterator[int]:
+        """Step numbers up to n; checkpoints `state` and resumes it exactly. End early by `stop()`."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the current `steps` after this step."""
+
+    @abstractmethod
+    def descend(
+        self,
+        optimizer: torch.optim.Optimizer,
+        loss: Terms,
+        *,
+        weights: Mapping[str, float] | None = None,
+        clip: float | None = None,
+    ) -> None:
+        """One step of that optimizer's parameters, and nothing else's, on the weighted sum of the terms.
+
+        Gradients are averaged over the workers. The terms are logged; a non-finite one stops the
+        run with NonFiniteError naming step, term and worker.
+        """
+
+    @abstractmethod
+    def fit(
+        self,
+        model: nn.Module,
+        batches: Batches | Callable[[torch.Generator], Any],
+        loss: Callable[[nn.Module, Any], Terms],
+        descent: Descent,
+        *,
+        weights: Mapping[str, float] | None = None,
+        name: str = "fit",
+    ) -> None:
+        """Descend `loss(model, batch)` for `descent.steps` steps: the one hot loop.
+
+        A finished phase (`name`) is not repeated: its result is loaded into the model.
+        """
+
+    @abstractmethod
+    def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors computed once on rank 0, stored, and read back on every worker and every restart."""
+
+    @abstractmethod
+    def log(self, **values: float | Tensor) -> None:
+        """Scalars of the current step, beside the loss terms."""
+
+    @abstractmethod
+    def figure(self, name: str, figure: Figure) -> None:
+        """Keep a picture with the run (PNG)."""
+
+
+class Method(Spec, ABC):
+    """An algorithm of a paper; the fields are its hyperparameters, the docstring its source."""
+
+    requires: ClassVar[type | None] = None  # the protocol that the pipeline's problem must offer
+    roles: ClassVar[tuple[str, ...]] = ()  # the datasets that it reads, by role
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the class's docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    def check(self, info: DataInfo) -> None:
+        """Refuse meaningless pairs of method and data. Raises GridError or SpecError."""
+        return
+
+    def check_workers(self, workers: int) -> None:
+        """Refuse a number of workers that the method cannot be shared over. Raises SpecError."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Descent) and value.batch % workers:
+                raise SpecError(
+                    f"method.{name}.batch={value.batch} cannot be shared equally by {workers} workers; "
+                    f"choose a multiple of {workers}, or another number of workers",
+                    mistakes=[f"method.{name}.batch"],
+                )
+
+    @abstractmethod
+    def build(self, info: DataInfo) -> nn.Module:
+        """The model, freshly initialised; also how the registry rebuilds it before loading weights."""
+
+    @abstractmethod
+    def train(self, run: Run) -> nn.Module:
+        """The algorithm. Returns the complete model on rank 0."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, run: Run) -> Evaluation:
+        """Measure a model reloaded from its package, on one worker."""
+
+    @abstractmethod
+    def operations(self, info: DataInfo) -> dict[str, Operation]:
+        """What is served; for each name the method has a function of that name.
+
+        It is called as `method.name(model, **inputs) -> {output: tensor}`.
+        """
+
+
+def _array_mistakes(name: str, given: Tensor, expected: ArraySpec, sizes: dict[str, int]) -> list[str]:
+    shape = tuple(given.shape)
+    wrong = f"input {name!r} has shape {shape}, expected {expected.describe()}"
+    if len(shape) != len(expected.dims):
+        return [wrong]
+    mistakes = []
+    for dim, size in zip(expected.dims, shape, strict=True):
+        if (dim.size is not None and size != dim.size) or size < dim.minimum:
+            mistakes.append(f"{wrong}: {dim.name} is {size}")
+        elif sizes.setdefault(dim.name, size) != size:
+            mistakes.append(f"input {name!r}: {dim.name} is {size}, but {sizes[dim.name]} in another input")
+    bad = int((~torch.isfinite(given)).sum())
+    if bad:
+        mistakes.append(f"input {name!r} holds {bad} values that are NaN or infinite")
+    return mistakes
+
+
+def _grid_mistakes(points: Tensor, dim: Dim, size: int | None) -> list[str]:
+    axis = dim.axis
+    assert axis is not None
+    ends = "end point excluded" if axis.boundary == "periodic" else "both ends included"
+    if points.ndim != 1 or (size is not None and points.numel() != size):
+        return [f"coordinate {dim.name!r} has shape {tuple(points.shape)}, expected ({size},)"]
+    expected = Axis(**{**axis.model_dump(), "num_points": points.numel()}).points
+    spacing = (axis.stop - axis.start) / max(points.numel(), 1)
+    if (points.double() - torch.from_numpy(expected)).abs().max() > 1e-3 * spacing:
+        return [
+            f"coordinate {dim.name!r}: the grid must be uniform from {axis.start:g} to {axis.stop:g}, "
+            f"{axis.boundary}, {ends}"
+        ]
+    return []
+
+
+AnyMethod = Annotated[
+    Method,
+    BeforeValidator(lambda value: catalog.read("method", value)),
+    PlainSerializer(lambda noun: catalog.write("method", noun)),
+]

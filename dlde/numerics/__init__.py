@@ -1,0 +1,1 @@
+"""Classical numerics on batches (torch)."""

@@ -1,0 +1,1 @@
+"""Model packages, and the registry that keeps them."""
