@@ -97,15 +97,15 @@ class Operation(Spec):
     inputs: dict[str, ArraySpec]
     outputs: dict[str, ArraySpec]
 
-    def check(
-        self, inputs: Mapping[str, Tensor], coordinates: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def check(self, inputs: Mapping[str, Tensor], coordinates: Mapping[str, Tensor] | None = None) -> None:
         """Refuse inputs that do not fit: names, shapes, sizes, NaN, and grids where given.
 
         Raises InputError with every mistake (facts: `mistakes`).
         """
         mistakes = [
-            f"unknown input {name!r}; {nearest(name, self.inputs)}" for name in inputs if name not in self.inputs
+            f"unknown input {name!r}; {nearest(name, self.inputs)}"
+            for name in inputs
+            if name not in self.inputs
         ]
         sizes: dict[str, int] = {}
         for name, expected in self.inputs.items():

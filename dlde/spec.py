@@ -22,7 +22,6 @@ from pydantic_core.core_schema import ErrorType
 
 from dlde.errors import SpecError
 
-
 _STANDARD_ERRORS = frozenset(get_args(ErrorType))
 
 
@@ -61,11 +60,6 @@ class Spec(BaseModel):
         """Plain data, enough to build this noun again with `parse`."""
         return self.model_dump(mode="json")
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of `dump()`."""
-        return digest_of(self.dump())
-
 
 def digest_of(plain: Any) -> str:
     """SHA-256 (hex) of plain data, in a canonical JSON form."""
@@ -99,9 +93,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for text in assignments:
         path, separator, value = text.partition("=")
         if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path.strip()):
-            raise SpecError(
-                f"--set {text}: expected path.to.field=value", source="--set", mistakes=[text]
-            )
+            raise SpecError(f"--set {text}: expected path.to.field=value", source="--set", mistakes=[text])
         try:
             overrides[path.strip()] = yaml.load(value, Loader=_Loader)  # noqa: S506
         except yaml.YAMLError as error:

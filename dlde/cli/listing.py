@@ -1,0 +1,94 @@
+"""`dlde list` and `dlde show`: what there is, by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from dlde.cli.console import Json, Preset, emit, table
+from dlde.errors import UnknownNameError
+from dlde.files import find_yaml, yaml_files
+from dlde.spec import nearest, read_yaml
+
+
+class What(StrEnum):
+    """The kinds of named things."""
+
+    problems = "problems"
+    recipes = "recipes"
+    methods = "methods"
+    pipelines = "pipelines"
+
+
+def list_names(
+    what: Annotated[What, typer.Argument(help="What to list.")],
+    as_json: Json = False,
+) -> None:
+    """List problems, recipes, methods or pipelines, each with a line on what it is."""
+    rows = _names(what)
+    emit({what.value: rows}, table(["name", "what it is"], list(rows.items())), as_json=as_json)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A problem, recipe, method or pipeline.")],
+    preset: Preset = None,
+    as_json: Json = False,
+) -> None:
+    """Show one of them whole, with all its fields and defaults."""
+    kinds = [what for what in What if name in _names(what, summaries=False)]
+    if name.endswith((".yaml", ".yml")):
+        kinds = [What.pipelines if "method" in read_yaml(find_yaml("pipelines", name)) else What.recipes]
+    if not kinds:
+        known = [known for what in What for known in _names(what, summaries=False)]
+        raise UnknownNameError(f"nothing is called {name!r}; {nearest(name, known)}", name=name)
+    shown = {what.value.removesuffix("s"): _shown(what, name, preset) for what in kinds}
+    emit(
+        {"name": name, **shown},
+        "\n\n".join(_yaml(kind, value) for kind, value in shown.items()),
+        as_json=as_json,
+    )
+
+
+def _names(what: What, *, summaries: bool = True) -> dict[str, str]:
+    from dlde import catalog
+
+    if what in (What.recipes, What.pipelines):
+        files = yaml_files("data" if what is What.recipes else "pipelines")
+        return {
+            name: str(read_yaml(path).get("description", "")) if summaries else ""
+            for name, path in files.items()
+        }
+    kind: Any = what.value.removesuffix("s")
+    names = sorted(catalog.places(kind))
+    return {name: catalog.find(kind, name).summary() if summaries else "" for name in names}
+
+
+def _shown(what: What, name: str, preset: str | None) -> dict[str, Any]:
+    from dlde import catalog
+
+    if what is What.pipelines:
+        from dlde.pipeline import Pipeline
+
+        return Pipeline.load(name, preset=preset).dump()
+    if what is What.recipes:
+        from dlde.datasets.recipe import Recipe
+
+        return Recipe.load(name, preset=preset).dump()
+    kind: Any = what.value.removesuffix("s")
+    found = catalog.find(kind, name)
+    fields = {
+        key: {"type": str(field.annotation).replace("typing.", ""), "default": repr(field.default)}
+        for key, field in found.model_fields.items()
+    }
+    return {"about": (found.__doc__ or "").strip(), "fields": fields}
+
+
+def _yaml(kind: str, value: dict[str, Any]) -> str:
+    import yaml
+
+    if "about" in value:
+        rows = [[name, field["default"], field["type"]] for name, field in value["fields"].items()]
+        return f"{kind}: {value['about']}\n\n{table(['field', 'default', 'type'], rows)}"
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=100).rstrip()

@@ -1,0 +1,194 @@
+"""The noun `Recipe`: a dataset to be, and where it is stored."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
+
+from dlde.errors import DldeError, SpecError, UnknownNameError
+from dlde.files import find_yaml
+from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
+from dlde.spec import Spec, digest_of, nearest, override, read_yaml
+
+FORMAT = 1  # of a store's folder; raised when older code could not read a newer store
+CHUNK_BYTES = 2 * 2**20  # a chunk holds consecutive samples up to about this many bytes
+
+
+class Storage(Spec):
+    """How samples lie on disk: one task computes and writes one part, always as one whole batch."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    part: PositiveInt = 20  # consecutive samples
+    compression: Literal["lz4", "none"] = "lz4"
+
+
+class EquallySpaced(Spec):
+    """`count` times from `start` to `stop`, both included."""
+
+    start: float = 0.0
+    stop: float
+    count: Annotated[int, Field(ge=2)]
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times, each rounded once."""
+        extent = self.stop - self.start
+        return tuple(self.start + extent * step / (self.count - 1) for step in range(self.count))
+
+
+def _expand(value: Any) -> Any:
+    return EquallySpaced.model_validate(value).times if isinstance(value, Mapping) else value
+
+
+def _increasing(times: tuple[float, ...]) -> tuple[float, ...]:
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError("must increase")
+    if times[0] < 0:
+        raise ValueError("must not be negative: instances are given at time 0")
+    return times
+
+
+def _solvable(problem: Problem) -> Problem:
+    if not isinstance(problem, Solvable):
+        raise ValueError(f"{type(problem).__name__} has no reference solver, so no data can be made of it")
+    return problem
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Split = Annotated[str, StringConstraints(pattern=r"^(?!parts$)[a-z][a-z0-9_]*$", max_length=50)]
+
+
+class Recipe(Spec):
+    """A dataset to be. Sample i of a split depends on (seed, split, i) alone, whatever the counts."""
+
+    name: Name  # the file's
+    description: str = ""
+    problem: Annotated[AnyProblem, AfterValidator(_solvable)]
+    num_points: tuple[PositiveInt, ...]  # of the stored grid, per axis
+    times: Annotated[
+        tuple[float, ...], Field(min_length=1), AfterValidator(_increasing), BeforeValidator(_expand)
+    ]
+    samples: Annotated[dict[Split, PositiveInt], Field(min_length=1)]  # by split
+    seed: Seed = 0
+    solver: Solver = Solver()
+    storage: Storage = Storage()
+
+    _arguments: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _fits_the_grid(self) -> Self:
+        try:
+            dims = {"time", *self.axes}
+            variables = self.variables
+        except DldeError as error:
+            raise ValueError(error.message) from None
+        for name, variable in variables.items():
+            assert dims.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"
+        return self
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str,
+        *,
+        preset: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A recipe by name or path: the file, then its preset, then the overrides.
+
+        Raises SpecError with every mistake, or UnknownNameError.
+        """
+        path = find_yaml("data", name_or_path)
+        raw = read_yaml(path)
+        presets = raw.pop("presets", None) or {}
+        if "name" in raw:
+            raise SpecError(f"{path.name}: name: a recipe is named by its file; remove it", mistakes=["name"])
+        raw = {"name": path.stem, **raw}
+        if preset is not None:
+            if preset not in presets:
+                raise UnknownNameError(
+                    f"recipe {path.stem!r} has no preset {preset!r}; {nearest(preset, presets)}", name=preset
+                )
+            raw = override(raw, presets[preset] or {})
+        recipe = cls.parse(override(raw, overrides or {}), source=path.name)
+        recipe._arguments = (
+            name_or_path,
+            *(("--preset", preset) if preset else ()),
+            *(part for path, value in (overrides or {}).items() for part in ("--set", f"{path}={_flow(value)}")),
+        )
+        return recipe
+
+    @property
+    def command(self) -> str:
+        """The command line that generates, completes and repairs this dataset."""
+        return shlex.join(["dlde", "data", "generate", *(self._arguments or (self.name,))])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the store's digest covers: all that its values depend on, and their layout; no counts."""
+        return {
+            "format": FORMAT,
+            **self.model_dump(
+                mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
+            ),
+            "solver_version": self.solvable.version,
+            "chunks": {name: self.chunk(name) for name in self.variables},
+            "device": "cpu",
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) that names the store."""
+        return digest_of(self.identity)
+
+    def store(self, root: Path | str) -> Path:
+        """Where the dataset lies under a storage root."""
+        return Path(root) / "data" / f"{self.name}-{self.digest[:12]}.zarr"
+
+    @property
+    def solvable(self) -> Solvable:
+        """The problem, as what it was checked to be."""
+        return cast(Solvable, self.problem)
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The spatial axes of the stored grid, in order."""
+        return self.solvable.axes(self.num_points)
+
+    @property
+    def variables(self) -> dict[str, Variable]:
+        """What is stored of every sample, by name."""
+        return self.solvable.variables
+
+    def shape(self, variable: str) -> tuple[int, ...]:
+        """Of one sample."""
+        sizes = {"time": len(self.times), **{name: axis.num_points for name, axis in self.axes.items()}}
+        return tuple(sizes[dim] for dim in self.variables[variable].dims)
+
+    def chunk(self, variable: str) -> int:
+        """Samples in a chunk: the most that stay below `CHUNK_BYTES` and divide a part, at least one."""
+        size = {"float32": 4, "float64": 8}[self.storage.dtype]
+        for length in self.shape(variable):
+            size *= length
+        part = self.storage.part
+        return max(n for n in range(1, part + 1) if part % n == 0 and (n == 1 or n * size <= CHUNK_BYTES))
+
+
+def _flow(value: Any) -> str:
+    """A value as `--set` reads it."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")

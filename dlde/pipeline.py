@@ -1,0 +1,273 @@
+"""The noun `Pipeline`, and its walk: generate → train → evaluate → register.
+
+The walk is idempotent: every stage asks the storage root what is there, so that the same command
+again finds what is done, and after a kill goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, PositiveInt
+
+from dlde.datasets.generate import generate
+from dlde.datasets.recipe import Recipe
+from dlde.errors import InputError, SpecError, UnknownNameError
+from dlde.files import find_yaml, locked
+from dlde.method import AnyMethod
+from dlde.problem import AnyProblem, Seed
+from dlde.registry import package
+from dlde.registry.registry import register
+from dlde.spec import Spec, nearest, override, read_yaml
+from dlde.training import job as jobs
+from dlde.training import launch, tracking
+from dlde.training.job import Job
+from dlde.training.run import Execution, Progress
+
+
+def _read_recipe(value: Any) -> Any:
+    """A recipe by name, by `{recipe, preset, set}`, or whole."""
+    if isinstance(value, str):
+        value = {"recipe": value}
+    if not isinstance(value, Mapping) or "recipe" not in value:
+        return value
+    unknown = set(value) - {"recipe", "preset", "set"}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}; known: recipe, preset, set")
+    try:
+        return Recipe.load(value["recipe"], preset=value.get("preset"), overrides=value.get("set") or {})
+    except InputError as error:
+        raise ValueError(error.message) from None
+
+
+class Training(Execution):
+    """How the training is executed: besides `Execution`, over how many workers."""
+
+    workers: PositiveInt | None = None  # Ray Train workers; None: in the calling process
+
+
+class Study(Spec):
+    """Variants (named overrides of the pipeline) times seeds; the method's `claim` reads the table."""
+
+    variants: dict[str, dict[str, Any]]
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+
+
+class Registration(Spec):
+    """Under which name a trained model is registered, and the alias that it takes."""
+
+    model: str | None = None  # None: the pipeline's name
+    alias: str | None = "champion"
+
+
+class Pipeline(Spec):
+    """What a job runs; nothing about where it runs."""
+
+    name: str
+    description: str = ""
+    problem: AnyProblem | None = None
+    data: dict[str, Annotated[Recipe, BeforeValidator(_read_recipe)]] = {}  # by role
+    method: AnyMethod
+    seed: Seed = 0
+    training: Training = Training()
+    study: Study | None = None
+    registration: Registration = Registration()
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        preset: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+    ) -> Self:
+        """A pipeline by name or path: the file, then its preset, then the variant, then the overrides.
+
+        Raises SpecError with every mistake, or UnknownNameError.
+        """
+        path = find_yaml("pipelines", name)
+        raw = {"name": path.stem, **read_yaml(path)}
+        presets = raw.pop("presets", {})
+        for role, recipe in (raw.get("data") or {}).items():
+            raw["data"][role] = {"recipe": recipe} if isinstance(recipe, str) else recipe
+        if preset is not None:
+            raw = override(raw, _named("preset", preset, presets, path.stem))
+        if variant is not None:
+            variants = (raw.get("study") or {}).get("variants") or {}
+            raw = override(raw, _named("variant", variant, variants, path.stem))
+            if variants[variant]:
+                raw.setdefault("registration", {}).setdefault("model", f"{path.stem}-{variant}")
+        pipeline = cls.parse(
+            override(_into_recipes(raw, overrides or {}), _rest(overrides or {})), source=path.name
+        )
+        pipeline.claim_checked()
+        return pipeline
+
+    @property
+    def job(self) -> Job:
+        """The mathematics of its training."""
+        return Job(method=self.method, problem=self.problem, data=self.data, seed=self.seed)
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name."""
+        return self.registration.model or self.name
+
+    @property
+    def claim(self) -> Any:
+        """The `claim` of the method's file, or None."""
+        return getattr(sys.modules[type(self.method).__module__], "claim", None)
+
+    def claim_checked(self) -> None:
+        """Refuse a study that lacks a variant which the method's claim needs. Raises SpecError."""
+        needed = set(getattr(self.claim, "needs", ())) if self.study and self.claim else set()
+        missing = sorted(needed - set(self.study.variants if self.study else ()))
+        if missing:
+            raise SpecError(
+                f"{self.name}: the claim of its method needs the variants {missing} in study.variants",
+                mistakes=missing,
+            )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a walk: `found` when nothing had to be done."""
+
+    stage: str
+    state: str  # "done" | "found"
+    seconds: float
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whom the walk tells how it goes; by default nobody."""
+
+    samples: Callable[[int, int, str], None] = lambda done, total, note: None
+    training: Callable[[Progress], None] = lambda progress: None
+    stage: Callable[[Stage], None] = lambda stage: None
+
+
+class Walk:
+    """The stages of one pipeline under one storage root; each may be called alone."""
+
+    def __init__(
+        self, pipeline: Pipeline, root: Path, *, watch: Watch | None = None, verbose: bool = False
+    ) -> None:
+        self.pipeline, self.root, self.verbose = pipeline, root, verbose
+        self.watch = watch or Watch()
+        self.job = pipeline.job
+        self.folder = self.job.folder(root)
+        self.job.check(pipeline.training.workers or 1)
+
+    def generate(self, *, workers: int = 1) -> list[Stage]:
+        """Every dataset of the pipeline, complete and whole."""
+        stages = []
+        for recipe in self.pipeline.data.values():
+            began = time.monotonic()
+            report = generate(recipe, self.root, workers=workers, progress=self.watch.samples)
+            detail = {"store": str(report.store), "digest": report.digest, "samples": recipe.samples}
+            stages.append(self._ended("generate", bool(report.computed), began, detail))
+        return stages
+
+    def train(self, *, fresh: bool = False) -> Stage:
+        """The trained model in the run's folder, tracked."""
+        began = time.monotonic()
+        training = self.pipeline.training
+        execution = Execution(**{key: getattr(training, key) for key in Execution.model_fields})
+        with locked(self.root / "runs" / ".locks" / self.job.run, f"run {self.job.run}"):
+            found = jobs.is_trained(self.folder) and not fresh
+            if not found:
+                jobs.prepare(self.job, self.root, workers=training.workers or 1, fresh=fresh)
+                with tracking.Tracker(self.root, self.folder, name=self.pipeline.name):
+                    launch.train(
+                        self.job,
+                        self.root,
+                        workers=training.workers,
+                        execution=execution,
+                        progress=self.watch.training,
+                        verbose=self.verbose,
+                    )
+        return self._ended("train", not found, began, {"run": self.job.run})
+
+    def evaluate(self) -> Stage:
+        """The trained model's metrics, in its package and in MLflow."""
+        began = time.monotonic()
+        metrics = jobs.metrics_of(self.folder)
+        found = metrics is not None
+        if metrics is None:
+            metrics = jobs.evaluate(self.job, self.root).metrics
+        tracking.sync(self.root, self.folder, name=self.pipeline.name)
+        return self._ended("evaluate", not found, began, {"run": self.job.run, "metrics": metrics})
+
+    def register(self) -> Stage:
+        """A version in the registry that holds this model, under the pipeline's alias."""
+        began = time.monotonic()
+        version = register(
+            self.root,
+            self.folder / "model",
+            self.pipeline.model_name,
+            run_id=tracking.sync(self.root, self.folder, name=self.pipeline.name),
+            alias=self.pipeline.registration.alias,
+        )
+        detail = {
+            "model": f"{self.pipeline.model_name}/{version.version}",
+            "alias": self.pipeline.registration.alias,
+            "digest": package.digest(self.folder / "model"),
+        }
+        return self._ended("register", version.created, began, detail)
+
+    def __call__(self, *, fresh: bool = False) -> list[Stage]:
+        """All four, in order."""
+        return [
+            *self.generate(workers=self.pipeline.training.workers or 1),
+            self.train(fresh=fresh),
+            self.evaluate(),
+            self.register(),
+        ]
+
+    def _ended(self, name: str, worked: bool, began: float, detail: dict[str, Any]) -> Stage:
+        stage = Stage(name, "done" if worked else "found", round(time.monotonic() - began, 3), detail)
+        self.watch.stage(stage)
+        return stage
+
+
+def _named(kind: str, name: str, known: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
+    if name not in known:
+        raise UnknownNameError(
+            f"pipeline {pipeline!r} has no {kind} {name!r}; {nearest(name, known)}", name=name
+        )
+    return known[name] or {}
+
+
+def _into_recipes(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`data.<role>.<field>` belongs to that role's recipe: it joins the recipe's own overrides."""
+    result = dict(raw)
+    for path, value in overrides.items():
+        role, field = _recipe_field(path)
+        if not field:
+            continue
+        data = result["data"] = dict(result.get("data") or {})
+        if role not in data:
+            raise SpecError(
+                f"--set {path}: no data in the role {role!r}; {nearest(role, data)}", mistakes=[path]
+            )
+        data[role] = {**data[role], "set": {**(data[role].get("set") or {}), field: value}}
+    return result
+
+
+def _rest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in overrides.items() if not _recipe_field(path)[1]}
+
+
+def _recipe_field(path: str) -> tuple[str, str]:
+    parts = path.split(".", 2)
+    if parts[0] != "data" or len(parts) < 3 or parts[2] in ("recipe", "preset"):
+        return "", ""
+    return parts[1], parts[2].removeprefix("set.")

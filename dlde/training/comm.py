@@ -1,0 +1,60 @@
+"""Messages between the workers of a run: over torch.distributed, or alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Alone:
+    """One worker: everything is the identity."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, in place."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All workers' tensors, joined along axis 0."""
+        return tensor
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+
+
+class Distributed:
+    """The workers of the process group that is already there (gloo on CPU, NCCL on GPU)."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, in place; in gloo's order, so equal on every worker to the bit."""
+        dist.all_reduce(tensor)
+        return tensor.div_(self.size)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every worker."""
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        dist.barrier()

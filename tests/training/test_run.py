@@ -1,0 +1,221 @@
+"""The engine: exact resume, equal mathematics on several workers, nothing poisoned is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from dlde.errors import NonFiniteError, SpecError, TrainingError
+from dlde.method import Descent
+from dlde.training import checkpoint
+from dlde.training.run import Execution, Progress
+from tests.training import loops
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def curve(folder: Path, phase: str = "fit") -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "curves" / f"{phase}.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path, phase: str = "fit") -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in curve(folder, phase)]
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_fit_improves_and_logs_every_step(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    loops.fit(tmp_path, progress=seen.append)
+    rows = curve(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert set(rows[0]) == {"step", "seconds", "fit", "size"}
+    assert sum(row["fit"] for row in rows[-10:]) < 0.5 * sum(row["fit"] for row in rows[:10])
+    assert seen[-1].step == seen[-1].steps == 60
+
+
+def test_two_runs_of_one_seed_are_equal_to_the_bit(tmp_path: Path) -> None:
+    assert same(loops.fit(tmp_path / "a"), loops.fit(tmp_path / "b"))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+@pytest.mark.parametrize("killed_after", [1, 20, 44])
+def test_killed_run_ends_bitwise_where_the_undisturbed_one_does(tmp_path: Path, killed_after: int) -> None:
+    undisturbed = loops.fit(tmp_path / "a")
+    command = [sys.executable, "-m", "tests.training.loops", str(tmp_path / "b"), str(killed_after)]
+    died = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert died.returncode == -signal.SIGKILL
+    resumed = loops.fit(tmp_path / "b")
+    assert same(undisturbed, resumed)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_own_loop_resumes_with_all_its_state(tmp_path: Path) -> None:
+    whole = loops.by_hand(loops.run_in(tmp_path / "a"))
+    run = loops.run_in(tmp_path / "b", execution=Execution(checkpoint_steps=10))
+    descend, calls = run.descend, []
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) == 50:
+            raise KeyboardInterrupt
+        descend(*arguments, **options)  # type: ignore[arg-type]
+
+    run.descend = interrupted  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        loops.by_hand(run)
+    resumed = loops.by_hand(loops.run_in(tmp_path / "b"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert losses(tmp_path / "a", "game") == losses(tmp_path / "b", "game")
+
+
+def test_finished_phase_is_not_repeated(tmp_path: Path) -> None:
+    first = loops.fit(tmp_path)
+    run = loops.run_in(tmp_path)
+    model = loops.network()
+    run.fit(model, loops.batch, lambda model, pair: pytest.fail("trained again"), loops.DESCENT)
+    assert same(first, model)
+
+
+def test_stop_ends_early_and_stays_ended(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = loops.run_in(tmp_path)
+        state = run.state(value=torch.zeros(()))
+        for step in run.steps(100, state=state):
+            state.value = state.value + 1
+            if step == 6:
+                run.stop()
+        run.close()
+        assert state.value == 7
+
+
+def test_break_is_an_error(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    for _ in run.steps(5, state=run.state(x=torch.zeros(()))):
+        break
+    with pytest.raises(TrainingError, match=r"left before its end; .*run\.stop"):
+        run.close()
+
+
+def test_two_phases_of_one_name_are_refused(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    list(run.steps(1, state=run.state(x=torch.zeros(()))))
+    with pytest.raises(TrainingError, match="two phases of this run are called 'steps'"):
+        list(run.steps(1, state=run.state(x=torch.zeros(()))))
+
+
+def test_descend_outside_a_loop_is_refused(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    with pytest.raises(TrainingError, match="inside a loop"):
+        run.descend(torch.optim.SGD(nn.Linear(1, 1).parameters()), {"a": torch.zeros(())})
+
+
+def test_descend_moves_its_optimizers_parameters_only(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    a, b = nn.Linear(2, 1), nn.Linear(1, 1)
+    before = b.weight.clone()
+    optimizer = torch.optim.SGD(a.parameters(), 0.1)
+    for _ in run.steps(1, state=run.state(a=a)):
+        run.descend(optimizer, {"loss": b(a(torch.ones(1, 2))).square().sum()})
+    assert b.weight.grad is None
+    assert torch.equal(b.weight, before)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_non_finite_loss_stops_and_is_not_saved(tmp_path: Path, poison: float) -> None:
+    run = loops.run_in(tmp_path, execution=Execution(checkpoint_steps=5))
+    model, calls = loops.network(), []
+
+    def loss(model: nn.Module, pair: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        terms = dict(loops.loss(model, pair))
+        if len(calls) == 18:
+            terms["size"] = terms["size"] * poison
+        return terms
+
+    with pytest.raises(NonFiniteError, match=r"phase 'fit', step 18: the loss term 'size' is .*worker 0"):
+        run.fit(model, loops.batch, loss, loops.DESCENT)
+    saved = checkpoint.latest(tmp_path / "checkpoints" / "fit", torch.device("cpu"))
+    assert saved is not None
+    assert saved["step"] == 15
+    assert all(torch.isfinite(value).all() for value in saved["state"]["model"].values())
+
+
+def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    whole = loops.fit(tmp_path / "a")
+    loops.fit(tmp_path / "b", execution=Execution(checkpoint_steps=20))
+    newest = sorted((tmp_path / "b" / "checkpoints" / "fit").glob("*.pt"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert same(whole, loops.fit(tmp_path / "b"))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_only_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    loops.fit(tmp_path, execution=Execution(checkpoint_steps=5))
+    assert len(list((tmp_path / "checkpoints" / "fit").iterdir())) == checkpoint.KEPT
+
+
+def test_once_is_made_once_and_read_back(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"basis": torch.eye(3)[:, :2].T}
+
+    for _ in range(2):
+        result = loops.run_in(tmp_path).once("svd", make)
+        assert torch.equal(result["basis"], torch.eye(3)[:2])
+    assert len(made) == 1
+
+
+def test_generator_is_a_function_of_seed_and_keys(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    draws = [
+        torch.rand(1, generator=run.generator(*keys)).item()
+        for keys in (("a", 1), ("a", 1), ("a", 2), ("a1",))
+    ]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+
+
+def test_batch_that_workers_cannot_share_is_refused() -> None:
+    method = pytest.importorskip("dlde.methods.fno").FNO(descent=Descent(steps=1, batch=20))
+    with pytest.raises(
+        SpecError, match=r"batch=20 cannot be shared equally by 3 workers; choose a multiple of 3"
+    ):
+        method.check_workers(3)
+
+
+@pytest.mark.parametrize("task", ["fit", "by_hand"])
+def test_two_workers_do_the_mathematics_of_one(tmp_path: Path, task: str) -> None:
+    """Averages over halves differ from the average over the whole by rounding: 1e-5 after 60 steps."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "two").mkdir()
+    mp.spawn(loops.worker, (2, str(tmp_path / "two"), port, task), nprocs=2)
+    two = torch.load(tmp_path / "two" / "result.pt", weights_only=True)
+    one = (
+        loops.fit(tmp_path / "one").state_dict()
+        if task == "fit"
+        else loops.by_hand(loops.run_in(tmp_path / "one"))
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
