@@ -37,7 +37,8 @@ def evaluate(what: str, root: Path, *, data: str | None = None) -> Result:
     if data is None:
         if run not in jobs.runs(root):
             raise InputError(
-                f"the run {run!r} of model {what!r} is not under {root}; name the data to measure on by --data"
+                f"the run {run!r} of model {what!r} is not under {root}; "
+                "name the data to measure on by --data"
             )
         datasets, _ = jobs.open_data(jobs.load(root, run), root)
     else:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dlde.errors import DldeError, InputError, StorageFullError, UnknownNameError
+from dlde.errors import InputError, StorageFullError, UnknownNameError
 from dlde.spec import nearest
 
 Folder = Literal["data", "pipelines"]
@@ -120,11 +120,3 @@ def yaml_files(folder: Folder) -> dict[str, Path]:
         for path in sorted(place.glob("*.yaml")) if place.is_dir() else ():
             found[path.stem] = path
     return found
-
-
-def free_of_links(path: Path, root: Path) -> Path:
-    """`path` resolved, refused where it leaves `root`. Raises DldeError."""
-    resolved = path.resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise DldeError(f"{path} leads out of {root}", path=str(path))
-    return resolved

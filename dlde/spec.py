@@ -70,7 +70,7 @@ def digest_of(plain: Any) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a message: the known names that look most like `name`, or all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"known: {', '.join(known)}" if known else "none is known"

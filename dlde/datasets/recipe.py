@@ -61,6 +61,12 @@ def _increasing(times: tuple[float, ...]) -> tuple[float, ...]:
     return times
 
 
+def _not_reserved(split: str) -> str:
+    if split == "parts":
+        raise ValueError("is a folder of the store; name the split otherwise")
+    return split
+
+
 def _solvable(problem: Problem) -> Problem:
     if not isinstance(problem, Solvable):
         raise ValueError(f"{type(problem).__name__} has no reference solver, so no data can be made of it")
@@ -68,7 +74,9 @@ def _solvable(problem: Problem) -> Problem:
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-Split = Annotated[str, StringConstraints(pattern=r"^(?!parts$)[a-z][a-z0-9_]*$", max_length=50)]
+Split = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=50), AfterValidator(_not_reserved)
+]
 
 
 class Recipe(Spec):

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlde.errors import GridError
+from dlde.errors import GridError, InputError
 
 Scheme = Literal["if-rk4", "etdrk4"]
 Symbol = NDArray[np.float64] | NDArray[np.complex128]
@@ -119,6 +119,8 @@ class Stepper:
     """
 
     def __init__(self, linear: Symbol, nonlinear: Nonlinear, scheme: Scheme = "if-rk4") -> None:
+        if scheme not in get_args(Scheme):
+            raise InputError(f"unknown scheme {scheme!r}; known: {', '.join(get_args(Scheme))}")
         self.linear = linear
         self.nonlinear = nonlinear
         self.scheme = scheme
@@ -131,15 +133,20 @@ class Stepper:
         """
         if not times or times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
             raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+        if v0.shape[1:] != self.linear.shape:
+            raise GridError(
+                f"v0 has modes {tuple(v0.shape[1:])}, but the linear symbol {self.linear.shape}"
+            )
         states = v0.new_empty(v0.shape[0], len(times), *v0.shape[1:])
         size = max(1, _BLOCK_BYTES // (v0[:1].numel() * v0.element_size()))
-        blocks = size if v0.device.type == "cpu" else max(v0.shape[0], 1)
-        for source, target in zip(v0.split(blocks), states.split(blocks), strict=True):
+        if v0.device.type != "cpu":
+            size = max(1, len(v0))
+        for source, target in zip(v0.split(size), states.split(size), strict=True):
             self._solve_block(source, target, times, dt)
         return states
 
     def _solve_block(self, v0: Tensor, states: Tensor, times: Sequence[float], dt: float) -> None:
-        paired = not np.iscomplexobj(self.linear)  # real factors act on (re, im) pairs
+        paired = not np.iscomplexobj(self.linear)  # real factors act on (re, im) pairs: no promotion
         v = torch.view_as_real(v0).clone() if paired else v0.clone()
         step = _if_rk4 if self.scheme == "if-rk4" else _etdrk4
 
@@ -160,9 +167,9 @@ class Stepper:
 
     def _factors(self, dt: float, like: Tensor) -> tuple[Tensor | float, ...]:
         coefficients = (_if_rk4_factors if self.scheme == "if-rk4" else _etdrk4_factors)(dt, self.linear)
-        paired = like.shape[1:] != self.linear.shape
-        factors = [np.stack([factor, factor], axis=-1) if paired else factor for factor in coefficients]
-        return (dt, *(torch.from_numpy(factor).to(like.device, like.dtype) for factor in factors))
+        if not np.iscomplexobj(self.linear):
+            coefficients = [np.stack([factor, factor], axis=-1) for factor in coefficients]
+        return (dt, *(torch.from_numpy(factor).to(like.device, like.dtype) for factor in coefficients))
 
 
 def _if_rk4_factors(dt: float, linear: Symbol) -> list[Symbol]:

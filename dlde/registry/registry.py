@@ -146,13 +146,13 @@ def find(root: Path, reference: str) -> Version | None:
         known = {model.name: model for model in _models(api)}
         if name not in known:
             hint = f"; the folder of that name is meant by ./{reference}" if Path(reference).is_dir() else ""
-            raise UnknownNameError(
-                f"unknown model {name!r}; {nearest(name, known)}{hint}", name=name
-            )
+            raise UnknownNameError(f"unknown model {name!r}; {nearest(name, known)}{hint}", name=name)
         aliases = {key: int(value) for key, value in known[name].aliases.items()}
         versions = {int(version.version): version for version in _versions(api, name)}
     if alias is not None and alias not in aliases:
-        raise UnknownNameError(f"model {name!r} has no alias {alias!r}; {nearest(alias, aliases)}", name=alias)
+        raise UnknownNameError(
+            f"model {name!r} has no alias {alias!r}; {nearest(alias, aliases)}", name=alias
+        )
     if alias is None and number is None:
         alias = DEFAULT_ALIAS if DEFAULT_ALIAS in aliases else None
     wanted = int(number) if number else aliases[alias] if alias else max(versions, default=0)

@@ -23,8 +23,7 @@ class Heat(Problem, Solvable):
     order: ClassVar[int] = 8
 
     diffusivity: PositiveFloat = 0.01
-    faulty: tuple[int, ...] = ()  # samples of any split whose first attempt is not finite
-    hopeless: bool = False  # and all further attempts
+    fails_above: float = 1e9  # the solution is not finite where the first amplitude exceeds this
 
     @property
     def variables(self) -> dict[str, Variable]:
@@ -60,6 +59,7 @@ class Heat(Problem, Solvable):
         decay = torch.exp(-self.diffusivity * k**2 * torch.tensor(times, dtype=torch.float64)[:, None])
         flux = torch.fft.irfft(-1j * k * spectrum, n)
         u = torch.fft.irfft(spectrum[:, None] * decay, n)
+        u[spectrum[:, 1].real * 2 / n > self.fails_above, -1, 0] = torch.nan
         return {"u": u, "flux": flux}
 
 

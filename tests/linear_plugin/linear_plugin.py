@@ -52,7 +52,11 @@ class Linear(Method):
 
     def operations(self, info: DataInfo) -> dict[str, Operation]:
         axis = info.data["train"].axes["x"]
-        dims = (Dim(name="batch"), Dim(name="x", size=axis.num_points, axis=axis), Dim(name="channel", size=1))
+        dims = (
+            Dim(name="batch"),
+            Dim(name="x", size=axis.num_points, axis=axis),
+            Dim(name="channel", size=1),
+        )
         field = ArraySpec(dims=dims, long_name="state", rms_range=(0.1, 10.0))
         both = {"u": field, "v": field}
         return {

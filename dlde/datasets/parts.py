@@ -1,0 +1,277 @@
+"""One part of a store: consecutive samples, computed as one batch, written, read back, committed.
+
+Everything here is a pure function of (recipe, split, part number): done twice, or by two writers at
+once, it leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+
+from dlde.datasets.recipe import Recipe
+from dlde.errors import DamagedDataError, NonFiniteError
+from dlde.files import disk_full_named, write_json
+from dlde.spec import digest_of
+
+MAX_ATTEMPTS = 5  # draws of one sample before its recipe is held to be at fault
+
+Values = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which samples: those of `split` from `start`, at most `size`."""
+
+    split: str
+    index: int
+    size: int  # of the batch that is computed
+
+    @property
+    def name(self) -> str:
+        """As users see it."""
+        return f"{self.split}-{self.index:05d}"
+
+    @property
+    def start(self) -> int:
+        """Number of its first sample."""
+        return self.index * self.size
+
+    def held(self, count: int) -> int:
+        """How many of its samples a split of `count` samples has."""
+        return min(self.size, count - self.start)
+
+
+def parts_of(recipe: Recipe) -> list[Part]:
+    """All parts that hold the recipe's samples, in order."""
+    size = recipe.storage.part
+    return [
+        Part(split, index, size)
+        for split, count in sorted(recipe.samples.items())
+        for index in range(math.ceil(count / size))
+    ]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was committed of a part: per variable the SHA-256 of every sample, and who was replaced."""
+
+    digests: dict[str, list[str]]
+    quarantined: list[dict[str, Any]]
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return min(len(column) for column in self.digests.values())
+
+    def samples(self, count: int) -> list[str]:
+        """One digest per sample, over its variables in order of name."""
+        columns = [self.digests[name][:count] for name in sorted(self.digests)]
+        return [hashlib.sha256("".join(row).encode()).hexdigest() for row in zip(*columns, strict=True)]
+
+
+def record_path(store: Path, part: Part) -> Path:
+    """Where a part is committed."""
+    return store / "parts" / f"{part.name}.json"
+
+
+def read_record(store: Path, recipe_digest: str, part: Part) -> Record | None:
+    """The committed record of a part; None where there is none, or none that can be believed."""
+    try:
+        plain = json.loads(record_path(store, part).read_bytes())
+        checksum = plain.pop("checksum")
+        if plain["recipe_digest"] != recipe_digest or plain["part"] != part.name or digest_of(plain) != checksum:
+            return None
+        return Record(plain["digests"], plain["quarantined"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def generator(recipe: Recipe, split: str, sample: int, attempt: int) -> np.random.Generator:
+    """Counter-based random numbers that are a function of seed, split, sample and attempt alone."""
+    key = digest_of(["sample", recipe.seed, split, sample, attempt])
+    return np.random.Generator(np.random.Philox(key=int(key[:32], 16)))
+
+
+def sample_digests(variable: str, values: Values) -> list[str]:
+    """SHA-256 of each sample: variable, dtype, shape, then its values as little-endian bytes in C order."""
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    head = json.dumps([variable, values.dtype.name, list(values.shape[1:])]).encode()
+    return [hashlib.sha256(head + b"\n" + sample.tobytes()).hexdigest() for sample in little]
+
+
+def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], list[dict[str, Any]]]:
+    """Values of the part's first `count` samples, and what had to be replaced.
+
+    Always the same full batch on one thread, so that a part is the same wherever it is computed and
+    however much of it is wanted. Raises NonFiniteError where `MAX_ATTEMPTS` draws all fail.
+    """
+    attempts = [0] * part.size
+    quarantined: list[dict[str, Any]] = []
+    while True:
+        drawn = [
+            recipe.solvable.draw(generator(recipe, part.split, part.start + i, attempt), recipe.axes)
+            for i, attempt in enumerate(attempts)
+        ]
+        instances = {name: torch.from_numpy(np.stack([d[name] for d in drawn])) for name in drawn[0]}
+        with _one_thread(), torch.no_grad():
+            solution = recipe.solvable.solve(instances, recipe.axes, recipe.times, recipe.solver)
+        values = {
+            name: solution[name].cpu().numpy()[:count].astype(recipe.storage.dtype) for name in recipe.variables
+        }
+        for name, array in values.items():
+            assert array.shape == (count, *recipe.shape(name)), f"{name}: solved to {array.shape}"
+        finite = np.all([np.isfinite(array).reshape(count, -1).all(1) for array in values.values()], axis=0)
+        bad = np.flatnonzero(~finite).tolist()
+        if not bad:
+            return values, quarantined
+        for i in bad:
+            quarantined.append(
+                {"sample": part.start + i, "attempt": attempts[i], "instance": _describe(drawn[i])}
+            )
+            attempts[i] += 1
+        lost = [part.start + i for i in bad if attempts[i] == MAX_ATTEMPTS]
+        if lost:
+            raise NonFiniteError(
+                f"{recipe.name}: the solution of {part.split} samples {lost} is not finite in each of "
+                f"{MAX_ATTEMPTS} draws; use a smaller solver.dt, a finer solver.num_points, or a milder problem",
+                split=part.split,
+                samples=lost,
+            )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _describe(instance: Mapping[str, Values]) -> dict[str, Any]:
+    """The parameters of an instance; of long arrays what says how extreme it is."""
+    described: dict[str, Any] = {}
+    for name, values in instance.items():
+        if np.size(values) <= 16:
+            described[name] = [str(value) for value in np.ravel(values)]
+        else:
+            with np.errstate(all="ignore"):
+                low, high, rms = np.min(values), np.max(values), np.sqrt(np.mean(np.square(values)))
+            described[name] = {"min": str(low), "max": str(high), "rms": str(rms)}
+    return described
+
+
+def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
+    """Compute, write, read back and commit one part of a split that holds `count` samples.
+
+    Returns how many of them it holds. Raises NonFiniteError, StorageFullError, DamagedDataError.
+    """
+    held = part.held(count)
+    values, quarantined = compute(recipe, part, held)
+    digests = {name: sample_digests(name, array) for name, array in values.items()}
+    with disk_full_named(store):
+        record_path(store, part).unlink(missing_ok=True)
+        for name, array in values.items():
+            _write(store, recipe, part, name, array)
+    damaged = verify(recipe, store, part, Record(digests, []), held)
+    if damaged:
+        raise DamagedDataError(
+            f"{store}: part {part.name} read back differs from what was written; is the disk sound?",
+            damage={part.name: damaged},
+            store=str(store),
+        )
+    plain = {
+        "recipe_digest": recipe.digest, "part": part.name, "digests": digests, "quarantined": quarantined
+    }  # fmt: skip
+    write_json(record_path(store, part), {**plain, "checksum": digest_of(plain)})
+    return held
+
+
+def _write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:
+    """Whole chunks, each written once and atomically, on disk before this returns."""
+    array = open_array(store, part.split, name, "r+")
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array[part.start : part.start + len(values)] = values
+    for chunk in _chunk_files(store, recipe, part, name, len(values)):
+        _sync(chunk)
+    _sync(store / part.split / name)
+
+
+def _chunk_files(store: Path, recipe: Recipe, part: Part, name: str, count: int) -> list[Path]:
+    per_chunk = recipe.chunk(name)
+    zeros = ".0" * len(recipe.shape(name))
+    first = part.start // per_chunk
+    return [
+        store / part.split / name / f"c.{first + i}{zeros}" for i in range(math.ceil(count / per_chunk))
+    ]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_array(store: Path, split: str, name: str, mode: Any = "r") -> Any:
+    """A variable of a split."""
+    return zarr.open_array(store / split / name, mode=mode, zarr_format=3)
+
+
+def read(array: Any, start: int, stop: int) -> Values | None:
+    """Samples of an array; None where they cannot be decoded."""
+    try:
+        return np.asarray(array[start:stop])
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # checksum, codec and shape errors come as whatever the codec library raises
+        return None
+
+
+def damaged_samples(
+    recipe: Recipe, array: Any, part: Part, name: str, record: Record, count: int
+) -> list[int]:
+    """Numbers of those of the part's first `count` samples whose `name` differs from the record."""
+    damaged = []
+    per_chunk = recipe.chunk(name)
+    for first in range(0, count, per_chunk):
+        last = min(first + per_chunk, count)
+        values = read(array, part.start + first, part.start + last)
+        found = sample_digests(name, values) if values is not None else [""] * (last - first)
+        for i, digest in enumerate(found, first):
+            if digest != record.digests[name][i]:
+                damaged.append(part.start + i)
+    return damaged
+
+
+def verify(recipe: Recipe, store: Path, part: Part, record: Record, count: int) -> list[int]:
+    """Numbers of the part's samples, of the first `count`, that are not what was committed."""
+    damaged: set[int] = set()
+    for name in recipe.variables:
+        try:
+            array = open_array(store, part.split, name)
+        except (OSError, MemoryError) as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            array = None
+        except Exception:  # metadata that cannot be read, in whatever way
+            array = None
+        if array is None:
+            return list(range(part.start, part.start + count))
+        damaged.update(damaged_samples(recipe, array, part, name, record, count))
+    return sorted(damaged)
