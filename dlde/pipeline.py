@@ -173,7 +173,7 @@ class Walk:
             began = time.monotonic()
             report = generate(recipe, self.root, workers=workers, progress=self.watch.samples)
             detail = {"store": str(report.store), "digest": report.digest, "samples": recipe.samples}
-            stages.append(self._ended("generate", bool(report.computed), began, detail))
+            stages.append(self._ended("generate", bool(report.computed or report.repaired), began, detail))
         return stages
 
     def train(self, *, fresh: bool = False) -> Stage:

@@ -10,17 +10,20 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 from dlde.errors import DldeError
 
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report of a worker blocks up to this long
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
+    LOOPBACK_SWITCH: "0",  # on every system: all of Ray listens on loopback alone
 }
 END_SECONDS = 20.0
 
@@ -28,9 +31,7 @@ END_SECONDS = 20.0
 @contextlib.contextmanager
 def session(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
     """Ray for a block; one that already runs in this process is used, and left running."""
-    import ray
-
-    if ray.is_initialized():
+    if _ray().is_initialized():
         yield
         return
     start(num_cpus=num_cpus, verbose=verbose)
@@ -45,11 +46,8 @@ def start(*, verbose: bool = False, num_cpus: int | None = None) -> None:
 
     `num_cpus` may exceed the machine's cores: it says how many workers may run, not how fast.
     """
-    for name, value in SWITCHES.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
+    ray = _ray()
+    _keep_stdout_clean(verbose)
     try:
         ray.init(
             address="local",
@@ -57,19 +55,17 @@ def start(*, verbose: bool = False, num_cpus: int | None = None) -> None:
             include_dashboard=False,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
-    except (OSError, RuntimeError, ConnectionError, TimeoutError) as error:
+    except (OSError, RuntimeError) as error:
         stop()
-        raise DldeError(f"Ray did not start: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise DldeError(f"Ray did not start: {reason} (its log files are below /tmp/ray)") from error
 
 
 def stop() -> None:
     """End the Ray that `start` began, and wait until none of its processes is left."""
-    import ray
-
     processes = _processes()
-    ray.shutdown()
+    _ray().shutdown()
     deadline = time.monotonic() + END_SECONDS
     while processes and time.monotonic() < deadline:
         processes = [pid for pid in processes if _alive(pid)]
@@ -78,6 +74,37 @@ def stop() -> None:
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
+
+
+def _ray() -> ModuleType:
+    """The module, with its switches set; a user's own setting of a switch stands."""
+    early = "ray" in sys.modules
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if early and not ray.is_initialized():  # it read its environment when it was imported: once more
+        from ray._private import ray_constants
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        ray_constants.ENABLE_RAY_CLUSTER = os.environ[LOOPBACK_SWITCH] != "0"
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+    return ray
+
+
+def _keep_stdout_clean(verbose: bool) -> None:
+    """Ray prints its workers' lines and its own worries on stdout, where results belong: to stderr."""
+    from ray._private import worker
+
+    def show(batch: dict[str, Any], sink: object, *arguments: Any) -> None:
+        if verbose:
+            original(batch, sys.stderr, *arguments)
+
+    original = getattr(worker.print_worker_logs, "original", worker.print_worker_logs)
+    show.original = original  # type: ignore[attr-defined]
+    worker.print_worker_logs = show
 
 
 def _processes() -> list[int]:
@@ -92,7 +119,7 @@ def _processes() -> list[int]:
 
 
 def _children(parent: int) -> list[int]:
-    import psutil
+    from ray.thirdparty_files import psutil
 
     try:
         return [child.pid for child in psutil.Process(parent).children(recursive=True)]
@@ -101,7 +128,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
-    import psutil
+    from ray.thirdparty_files import psutil
 
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

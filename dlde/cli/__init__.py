@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from dlde import __version__
-from dlde.cli import data, jobs, listing, models, serve
+from dlde.cli import data, demo, jobs, listing, models
+from dlde.cli.serve import serve
 from dlde.errors import DldeError
 
 app = typer.Typer(
@@ -31,7 +32,8 @@ app.command("run")(jobs.run)
 app.command("train")(jobs.train)
 app.command("evaluate")(jobs.evaluate)
 app.command("reproduce")(jobs.reproduce)
-app.command("serve")(serve.serve)
+app.command("serve")(serve)
+app.command("demo")(demo.demo)
 app.command("list")(listing.list_names)
 app.command("show")(listing.show)
 

@@ -32,7 +32,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Generate, train, evaluate and register. Run again, it finds what is done."""
-    with _watch() as watch:
+    with watching() as watch:
         walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
         stages = walk(fresh=fresh)
     model = next(stage.detail["model"] for stage in stages if stage.stage == "register")
@@ -64,7 +64,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train (and generate data that is missing); the same command again continues."""
-    with _watch() as watch:
+    with watching() as watch:
         walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
         walk.generate(workers=workers or 1)
         stage = walk.train(fresh=fresh)
@@ -114,7 +114,7 @@ def reproduce(
     from dlde.study import parse_seeds
     from dlde.study import reproduce as study
 
-    with _watch() as watch:
+    with watching() as watch:
         result = study(
             pipeline,
             storage_root(root),
@@ -124,7 +124,7 @@ def reproduce(
             watch=watch,
             verbose=verbose,
         )
-    document = {
+    document: dict[str, Any] = {
         "pipeline": pipeline,
         "claim": result.claim,
         "holds": result.holds,
@@ -161,7 +161,7 @@ def _walk(
 
 
 @contextlib.contextmanager
-def _watch() -> Iterator[Watch]:
+def watching() -> Iterator[Watch]:
     """Bars for samples and steps, and a line for every stage that ends."""
     from dlde.pipeline import Watch
 

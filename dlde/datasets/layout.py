@@ -33,6 +33,7 @@ from dlde.errors import DamagedDataError, DataError
 from dlde.files import write_atomically, write_json
 
 MANIFEST = "manifest.json"
+_KEYS = {"format", "recipe_digest", "recipe", "arguments", "counts", "files", "contents"}
 
 
 def template(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, bytes]:
@@ -75,7 +76,11 @@ def _add_split(memory: MemoryStore, recipe: Recipe, split: str, count: int) -> N
     _add_coordinate(memory, split, "sample", np.arange(count, dtype="<i8"), {"long_name": "sample number"})
     units = "dimensionless"
     _add_coordinate(
-        memory, split, "time", np.asarray(recipe.times, "<f8"), {"long_name": "time", "units": units, "axis": "T"}
+        memory,
+        split,
+        "time",
+        np.asarray(recipe.times, "<f8"),
+        {"long_name": "time", "units": units, "axis": "T"},
     )
     for name, axis in recipe.axes.items():
         attrs = {"long_name": f"{name} coordinate", "units": axis.units, "axis": name.upper()}
@@ -129,8 +134,13 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
+def digests_of(files: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """SHA-256 of files, in the form that the manifest keeps: all digests that each may have."""
+    return {path: [hashlib.sha256(content).hexdigest()] for path, content in files.items()}
+
+
 def write_manifest(
-    store: Path, recipe: Recipe, counts: Mapping[str, int], files: Mapping[str, bytes], contents: Any
+    store: Path, recipe: Recipe, counts: Mapping[str, int], files: Mapping[str, list[str]], contents: Any
 ) -> None:
     """Commit what the store is, how many samples its arrays hold, and what is known of their values."""
     write_json(
@@ -139,15 +149,16 @@ def write_manifest(
             "format": FORMAT,
             "recipe_digest": recipe.digest,
             "recipe": recipe.dump(),
+            "arguments": list(recipe.arguments),
             "counts": dict(counts),
-            "files": {path: hashlib.sha256(content).hexdigest() for path, content in files.items()},
+            "files": dict(files),
             "contents": contents,
         },
     )
 
 
 def read_manifest(store: Path) -> dict[str, Any]:
-    """The manifest of a store. Raises DataError where there is none, DamagedDataError where it is unreadable."""
+    """The manifest of a store. Raises DataError where there is none, DamagedDataError where it is damaged."""
     try:
         text = (store / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -156,9 +167,10 @@ def read_manifest(store: Path) -> dict[str, Any]:
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise DataError(
-                f"{store} has format {manifest['format']}, this version of dlde reads {FORMAT}", store=str(store)
+                f"{store} has format {manifest['format']}, this version of dlde reads {FORMAT}",
+                store=str(store),
             )
-        if not {"recipe_digest", "recipe", "counts", "files", "contents"} <= set(manifest):
+        if not set(manifest) >= _KEYS:
             raise KeyError(MANIFEST)
     except (ValueError, KeyError, TypeError):
         raise DamagedDataError(
@@ -173,6 +185,6 @@ def damaged_files(store: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Metadata files that are not as the manifest says."""
     return sorted(
         path
-        for path, expected in manifest["files"].items()
-        if (content := _content(store / path)) is None or hashlib.sha256(content).hexdigest() != expected
+        for path, known in manifest["files"].items()
+        if (content := _content(store / path)) is None or hashlib.sha256(content).hexdigest() not in known
     )

@@ -92,7 +92,11 @@ def read_record(store: Path, recipe_digest: str, part: Part) -> Record | None:
     try:
         plain = json.loads(record_path(store, part).read_bytes())
         checksum = plain.pop("checksum")
-        if plain["recipe_digest"] != recipe_digest or plain["part"] != part.name or digest_of(plain) != checksum:
+        if (
+            plain["recipe_digest"] != recipe_digest
+            or plain["part"] != part.name
+            or digest_of(plain) != checksum
+        ):
             return None
         return Record(plain["digests"], plain["quarantined"])
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
@@ -128,9 +132,11 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
         instances = {name: torch.from_numpy(np.stack([d[name] for d in drawn])) for name in drawn[0]}
         with _one_thread(), torch.no_grad():
             solution = recipe.solvable.solve(instances, recipe.axes, recipe.times, recipe.solver)
-        values = {
-            name: solution[name].cpu().numpy()[:count].astype(recipe.storage.dtype) for name in recipe.variables
-        }
+        with np.errstate(over="ignore", invalid="ignore"):  # seen below
+            values = {
+                name: solution[name].cpu().numpy()[:count].astype(recipe.storage.dtype)
+                for name in recipe.variables
+            }
         for name, array in values.items():
             assert array.shape == (count, *recipe.shape(name)), f"{name}: solved to {array.shape}"
         finite = np.all([np.isfinite(array).reshape(count, -1).all(1) for array in values.values()], axis=0)
@@ -146,7 +152,7 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
         if lost:
             raise NonFiniteError(
                 f"{recipe.name}: the solution of {part.split} samples {lost} is not finite in each of "
-                f"{MAX_ATTEMPTS} draws; use a smaller solver.dt, a finer solver.num_points, or a milder problem",
+                f"{MAX_ATTEMPTS} draws; use a smaller solver.dt, more solver.num_points, or a milder problem",
                 split=part.split,
                 samples=lost,
             )
@@ -184,7 +190,6 @@ def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
     values, quarantined = compute(recipe, part, held)
     digests = {name: sample_digests(name, array) for name, array in values.items()}
     with disk_full_named(store):
-        record_path(store, part).unlink(missing_ok=True)
         for name, array in values.items():
             _write(store, recipe, part, name, array)
     damaged = verify(recipe, store, part, Record(digests, []), held)
@@ -215,9 +220,7 @@ def _chunk_files(store: Path, recipe: Recipe, part: Part, name: str, count: int)
     per_chunk = recipe.chunk(name)
     zeros = ".0" * len(recipe.shape(name))
     first = part.start // per_chunk
-    return [
-        store / part.split / name / f"c.{first + i}{zeros}" for i in range(math.ceil(count / per_chunk))
-    ]
+    return [store / part.split / name / f"c.{first + i}{zeros}" for i in range(math.ceil(count / per_chunk))]
 
 
 def _sync(path: Path) -> None:
@@ -263,15 +266,73 @@ def verify(recipe: Recipe, store: Path, part: Part, record: Record, count: int) 
     """Numbers of the part's samples, of the first `count`, that are not what was committed."""
     damaged: set[int] = set()
     for name in recipe.variables:
-        try:
-            array = open_array(store, part.split, name)
-        except (OSError, MemoryError) as error:
-            if not isinstance(error, FileNotFoundError):
-                raise
-            array = None
-        except Exception:  # metadata that cannot be read, in whatever way
-            array = None
+        array = try_open(store, part.split, name)
         if array is None:
             return list(range(part.start, part.start + count))
         damaged.update(damaged_samples(recipe, array, part, name, record, count))
     return sorted(damaged)
+
+
+def blocks(
+    recipe: Recipe,
+    store: Path,
+    records: Mapping[Part, Record],
+    split: str,
+    name: str,
+    counts: Mapping[str, int],
+) -> Iterator[tuple[int, Values]]:
+    """A split's values part by part, each compared with its record: (number of first sample, values).
+
+    Raises DamagedDataError that names every damaged part and sample of the split.
+    """
+    array = try_open(store, split, name)
+    for part, record in records.items():
+        if part.split != split:
+            continue
+        count = part.held(counts[split])
+        values = None if array is None else read(array, part.start, part.start + count)
+        if values is None or sample_digests(name, values) != record.digests[name][:count]:
+            raise damage_error(
+                recipe,
+                store,
+                {
+                    other.name: damaged
+                    for other, its in records.items()
+                    if other.split == split
+                    and (damaged := verify(recipe, store, other, its, other.held(counts[split])))
+                },
+            )
+        yield part.start, values
+
+
+def damage_error(recipe: Recipe, store: Path, damage: Mapping[str, list[int]]) -> DamagedDataError:
+    """The error that names what is damaged, and the cure."""
+    places = "; ".join(
+        f"part {name}: samples {ranges(samples)}" if samples else name for name, samples in damage.items()
+    )
+    return DamagedDataError(
+        f"{store} is damaged ({places}); `{recipe.command(store.parent.parent)}` repairs just that",
+        damage=dict(damage),
+        store=str(store),
+    )
+
+
+def ranges(samples: list[int]) -> str:
+    """`[3, 4, 5, 9]` as "3-5, 9"."""
+    runs: list[list[int]] = []
+    for sample in samples:
+        if runs and sample == runs[-1][-1] + 1:
+            runs[-1][1:] = [sample]
+        else:
+            runs.append([sample])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def try_open(store: Path, split: str, name: str) -> Any:
+    """A variable of a split; None where it is lost or its metadata cannot be read."""
+    try:
+        return open_array(store, split, name)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception:  # damaged metadata fails in as many ways as it has fields
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from dlde.errors import DldeError, SpecError, UnknownNameError
-from dlde.files import find_yaml
+from dlde.files import find_yaml, storage_root
 from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
 from dlde.spec import Spec, digest_of, nearest, override, read_yaml
 
@@ -131,18 +131,26 @@ class Recipe(Spec):
                     f"recipe {path.stem!r} has no preset {preset!r}; {nearest(preset, presets)}", name=preset
                 )
             raw = override(raw, presets[preset] or {})
-        recipe = cls.parse(override(raw, overrides or {}), source=path.name)
-        recipe._arguments = (
-            name_or_path,
-            *(("--preset", preset) if preset else ()),
-            *(part for path, value in (overrides or {}).items() for part in ("--set", f"{path}={_flow(value)}")),
-        )
-        return recipe
+        arguments = [name_or_path, *(("--preset", preset) if preset else ())]
+        for place, value in (overrides or {}).items():
+            arguments += ["--set", f"{place}={_flow(value)}"]
+        return cls.parse(override(raw, overrides or {}), source=path.name).named_by(arguments)
 
     @property
-    def command(self) -> str:
-        """The command line that generates, completes and repairs this dataset."""
-        return shlex.join(["dlde", "data", "generate", *(self._arguments or (self.name,))])
+    def arguments(self) -> tuple[str, ...]:
+        """How a command line names this recipe: its file, preset and overrides, where it was loaded so."""
+        return self._arguments or (self.name,)
+
+    def named_by(self, arguments: Sequence[str]) -> Self:
+        """The same recipe, with those `arguments`."""
+        recipe = self.model_copy()
+        recipe._arguments = tuple(arguments)
+        return recipe
+
+    def command(self, root: Path) -> str:
+        """The command line that generates, completes and repairs this dataset under that storage root."""
+        elsewhere = () if root.resolve() == storage_root() else ("--root", str(root))
+        return shlex.join(["dlde", "data", "generate", *self.arguments, *elsewhere])
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -199,4 +207,6 @@ def _flow(value: Any) -> str:
     """A value as `--set` reads it."""
     import yaml
 
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    )

@@ -93,9 +93,7 @@ def cole_hopf_periodic(
     return torch.stack(solutions, dim=1)
 
 
-def _periodic_rule(
-    initial: Tensor, t: float, num_nodes: int, *, extent: float, viscosity: float
-) -> Tensor:
+def _periodic_rule(initial: Tensor, t: float, num_nodes: int, *, extent: float, viscosity: float) -> Tensor:
     """With nodes at a multiple of the points, displaced by mean * t: one kernel serves all samples."""
     num_points = initial.shape[-1]
     coefficients = torch.fft.rfft(initial, norm="forward")

@@ -134,9 +134,7 @@ class Stepper:
         if not times or times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
             raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
         if v0.shape[1:] != self.linear.shape:
-            raise GridError(
-                f"v0 has modes {tuple(v0.shape[1:])}, but the linear symbol {self.linear.shape}"
-            )
+            raise GridError(f"v0 has modes {tuple(v0.shape[1:])}, but the linear symbol {self.linear.shape}")
         states = v0.new_empty(v0.shape[0], len(times), *v0.shape[1:])
         size = max(1, _BLOCK_BYTES // (v0[:1].numel() * v0.element_size()))
         if v0.device.type != "cpu":

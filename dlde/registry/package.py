@@ -94,6 +94,11 @@ class Model:
         """
         expected = self.operation(operation)
         given = {name: _cast(name, tensor, expected) for name, tensor in inputs.items()}
+        for name, points in (coordinates or {}).items():
+            if not points.numel() or not torch.isfinite(points).all():
+                raise InputError(
+                    f"coordinate {name!r} is empty, or holds NaN or infinite values", mistakes=[name]
+                )
         expected.check(given, coordinates)
         device = next(self.module.parameters(), torch.empty(0)).device
         with torch.no_grad():

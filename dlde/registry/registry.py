@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from dlde.errors import InputError, IntegrityError, RegistryError, UnknownNameError
 from dlde.registry import package, store
@@ -271,15 +272,8 @@ def _fetched(root: Path, version: Version) -> Path:
     label = f"{version.name}/{version.version}"
     if not re.fullmatch(r"[0-9a-f]{64}", version.digest):
         raise RegistryError(f"{label} was not registered by dlde (it has no tag {DIGEST_TAG}); refused")
-    local = _local_path(version.source)
-    if local is not None:
-        if not os.environ.get("MLFLOW_TRACKING_URI") and not local.resolve().is_relative_to(
-            store.database(root).parent
-        ):
-            raise RegistryError(f"{label}: its files lie outside {root}: {local}", source=version.source)
-        if local.is_dir():
-            return _verified(local, version, label)
-        raise RegistryError(f"{label}: its files are gone from {local}", source=version.source)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return _verified(_below(root, version, label), version, label)
     kept = root.resolve() / "models" / version.digest
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -337,13 +331,16 @@ def _verified(folder: Path, version: Version, label: str) -> Path:
     return folder
 
 
-def _local_path(source: str) -> Path | None:
-    from urllib.parse import unquote, urlparse
-
-    parsed = urlparse(source)
-    if parsed.scheme == "file":
-        return Path(unquote(parsed.path))
-    return None if parsed.scheme else Path(source)
+def _below(root: Path, version: Version, label: str) -> Path:
+    """The version's files below a root without a server, also after the root was moved."""
+    artifacts = store.database(root).parent / "artifacts"
+    place = unquote(urlparse(version.source).path).rpartition("/mlflow/artifacts/")[-1]
+    folder = (artifacts / place).resolve()
+    if not folder.is_relative_to(artifacts):
+        raise RegistryError(f"{label}: its files lie outside {root}: {version.source}", source=version.source)
+    if not folder.is_dir():
+        raise RegistryError(f"{label}: its files are gone from {folder}", source=version.source)
+    return folder
 
 
 def _models(api: Any) -> list[Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from dlde import catalog
 from dlde.registry import package
+
+if TYPE_CHECKING:
+    from dlde.registry.registry import Version
 
 FOLDER = Path(__file__).parent
 LINEAGE = {
@@ -32,19 +35,15 @@ LINEAGE = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def plugin() -> Iterator[None]:
-    """The plug-in is installed, for this process and the ones it starts."""
-    path = os.environ.get("PYTHONPATH")
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *([path] if path else [])])
+    """The plug-in is installed, for this process and the ones it starts, while a folder's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+        catalog.places.cache_clear()
+        yield
     catalog.places.cache_clear()
-    yield
-    if path is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = path
 
 
 def make_package(folder: Path, seed: int = 0, **fields: object) -> str:
@@ -58,7 +57,7 @@ def make_package(folder: Path, seed: int = 0, **fields: object) -> str:
     return package.write(folder, method, info, model, metrics={"relative_l2": 0.25}, lineage=LINEAGE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def original(plugin: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A package that no test changes, and its digest."""
     folder = tmp_path_factory.mktemp("package") / "linear"
@@ -75,12 +74,12 @@ def packed(original: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
 
 @pytest.fixture(scope="session")
 def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised empty MLflow database, made once."""
-    from dlde.registry import registry
+    """An initialised empty MLflow database, made once for all folders of tests."""
+    from dlde.registry import store
 
-    root = tmp_path_factory.mktemp("store")
-    registry.client(root)
-    return root / "mlflow" / "mlflow.db"
+    root = tmp_path_factory.getbasetemp() / "fresh-store"
+    store.prepare(root)
+    return store.database(root)
 
 
 @pytest.fixture
@@ -91,3 +90,24 @@ def root(fresh_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (folder / "mlflow").mkdir(parents=True)
     shutil.copy(fresh_store, folder / "mlflow" / "mlflow.db")
     return folder
+
+
+@pytest.fixture
+def new_run(root: Path) -> Callable[[], str]:
+    """Makes MLflow runs as a training does."""
+    from dlde.registry import registry
+
+    def make() -> str:
+        place = registry.experiment(root, "decay")
+        run = registry.client(root).create_run(place, tags={"dlde.run": LINEAGE["run"]})
+        return str(run.info.run_id)
+
+    return make
+
+
+@pytest.fixture
+def champion(root: Path, packed: tuple[Path, str], new_run: Callable[[], str]) -> Version:
+    """`linear/1`, registered, with the alias champion."""
+    from dlde.registry import registry
+
+    return registry.register(root, packed[0], "linear", run_id=new_run())

@@ -1,0 +1,241 @@
+"""`dlde data …`: make, look at and check datasets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, progress, report, table
+from dlde.errors import InputError
+from dlde.files import storage_root
+from dlde.spec import parse_assignments
+
+if TYPE_CHECKING:
+    from dlde.datasets.dataset import Dataset
+    from dlde.datasets.recipe import Recipe
+
+app = typer.Typer(help="Datasets: generate, inspect, verify, plot.", no_args_is_help=True)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or its YAML file.")]
+Target = Annotated[
+    str, typer.Argument(metavar="RECIPE|STORE", help="A recipe's name or YAML file, or a store's folder.")
+]
+
+
+@app.command()
+def generate(
+    recipe: RecipeName,
+    workers: Workers = None,
+    set_: Set = None,
+    preset: Preset = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset complete: begin it, continue it after a kill, let it grow, repair it."""
+    from dlde.datasets.generate import generate as generate_dataset
+
+    loaded = _recipe(recipe, preset, set_)
+    with progress() as bars:
+        done = generate_dataset(
+            loaded,
+            storage_root(root),
+            workers=workers or min(len(os.sched_getaffinity(0)), 8),
+            progress=report(bars, f"generate {loaded.name}", "samples"),
+        )
+    document = {
+        **_summary(done.dataset),
+        "seconds": round(done.seconds, 3),
+        "parts": done.parts,
+        "computed": done.computed,
+        "repaired": done.repaired,
+        "quarantined": done.dataset.quarantined,
+    }
+    found = "nothing to do" if not (done.computed or done.repaired) else f"{done.seconds:.1f} s"
+    human = [
+        f"{loaded.name}: {_counts(loaded.samples)}; {done.computed} of {done.parts} parts computed ({found})",
+        *(f"repaired   {name}{_numbers(samples)}" for name, samples in done.repaired.items()),
+        *_quarantined(done.dataset),
+        f"store      {done.store}",
+        f"digest     {done.digest}",
+    ]
+    emit(document, "\n".join(human), as_json=as_json)
+
+
+@app.command()
+def inspect(
+    target: Target, set_: Set = None, preset: Preset = None, root: Root = None, as_json: Json = False
+) -> None:
+    """Say what a dataset holds: variables, grid, times, counts, statistics, identity."""
+    dataset = _dataset(target, preset, set_, root)
+    info, recipe = dataset.info, dataset.recipe
+    document = {
+        **_summary(dataset),
+        "recipe": recipe.dump(),
+        "variables": {name: variable.dump() for name, variable in info.variables.items()},
+        "axes": {name: axis.dump() for name, axis in info.axes.items()},
+        "times": list(info.times),
+        "statistics": {name: statistics.dump() for name, statistics in info.statistics.items()},
+        "quarantined": dataset.quarantined,
+        "bytes": dataset.bytes,
+    }
+    problem = dict(recipe.dump()["problem"])
+    grid = [
+        f"{name}: {axis.num_points} points from {axis.start:g} to {axis.stop:g}, {axis.boundary}"
+        for name, axis in info.axes.items()
+    ]
+    statistics = [
+        [name, variable.long_name, variable.units, " ".join(("sample", *variable.dims))]
+        + [f"{value:.4g}" for value in (s.mean, s.std, min(s.rms_low), max(s.rms_high), s.rms_delta)]
+        for name, variable in info.variables.items()
+        for s in [info.statistics[name]]
+    ]
+    human = [
+        f"{recipe.name}  {recipe.description}".rstrip(),
+        "",
+        f"problem    {problem.pop('name')}  "
+        + ", ".join(f"{key} {_plain(value)}" for key, value in problem.items()),
+        *(f"grid       {line}" for line in grid),
+        f"times      {len(info.times)} from {info.times[0]:g} to {info.times[-1]:g}",
+        f"samples    {_counts(info.samples)}",
+        f"stored     {recipe.storage.dtype}, {recipe.storage.compression}, {dataset.bytes / 1e6:.1f} MB",
+        f"store      {dataset.store}",
+        f"recipe     {dataset.recipe_digest}",
+        f"digest     {dataset.digest}",
+        *_quarantined(dataset),
+        "",
+        table(
+            ["variable", "meaning", "units", "dimensions", "mean", "std", "rms min", "rms max", "rms change"],
+            statistics,
+        ),
+    ]
+    emit(document, "\n".join(human), as_json=as_json)
+
+
+@app.command()
+def verify(
+    target: Target, set_: Set = None, preset: Preset = None, root: Root = None, as_json: Json = False
+) -> None:
+    """Read every value and compare it with what was committed; exit code 1 names what is damaged."""
+    from dlde.datasets import dataset
+
+    recipe, store = _recipe_and_store(target, preset, set_, root)
+    health = dataset.verify(recipe, store)
+    document = {
+        "digest": health.digest,
+        "store": str(store),
+        "samples": recipe.samples,
+        "recipe_digest": recipe.digest,
+        "parts": health.parts,
+        "whole": health.whole,
+        "damage": health.damage,
+        "missing": health.missing,
+        "files": health.files,
+    }
+    lines = [
+        *(f"damaged    {name}{_numbers(samples)}" for name, samples in health.damage.items()),
+        *(f"missing    {name}{_numbers(samples)}" for name, samples in health.missing.items()),
+        *(f"damaged    {name}" for name in health.files),
+    ]
+    if lines:
+        lines.append(f"repair it: {recipe.command(store.parent.parent)}")
+    else:
+        lines.append(f"{recipe.name}: all {health.parts} parts ({_counts(recipe.samples)}) are whole")
+        lines.append(f"digest     {health.digest}")
+    emit(document, "\n".join(lines), as_json=as_json)
+    if not health.whole:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    target: Target,
+    split: Annotated[str, typer.Option("--split", help="Which split to draw from.")] = "train",
+    samples: Annotated[int, typer.Option("--samples", min=1, max=24, help="How many samples.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which random samples.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Default: under the storage root.")
+    ] = None,
+    set_: Set = None,
+    preset: Preset = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Draw random samples as space-time images."""
+    from dlde.datasets.plot import plot as draw
+    from dlde.datasets.plot import png
+    from dlde.files import write_atomically
+
+    dataset = _dataset(target, preset, set_, root)
+    path = output or dataset.store.parent.parent / "figures" / f"{dataset.store.stem}-{split}.png"
+    write_atomically(path, png(draw(dataset, split, samples, seed)))
+    emit({**_summary(dataset), "figure": str(path)}, str(path), as_json=as_json)
+
+
+def _recipe(name: str, preset: str | None, assignments: list[str] | None) -> Recipe:
+    from dlde.datasets.recipe import Recipe
+
+    return Recipe.load(name, preset=preset, overrides=parse_assignments(assignments or ()))
+
+
+def _is_store(target: str) -> bool:
+    return target.rstrip(os.sep).endswith(".zarr") or (Path(target) / "manifest.json").is_file()
+
+
+def _recipe_and_store(
+    target: str, preset: str | None, assignments: list[str] | None, root: str | None
+) -> tuple[Recipe, Path]:
+    """A recipe and its store, from either; --set and --preset belong to a recipe."""
+    if _is_store(target):
+        from dlde.datasets.dataset import recipe_of
+        from dlde.datasets.layout import read_manifest
+
+        if preset or assignments:
+            raise InputError(f"{target} is a store: --set and --preset go with a recipe")
+        store = Path(target).resolve()
+        return recipe_of(read_manifest(store)), store
+    recipe = _recipe(target, preset, assignments)
+    return recipe, recipe.store(storage_root(root))
+
+
+def _dataset(target: str, preset: str | None, assignments: list[str] | None, root: str | None) -> Dataset:
+    from dlde.datasets.dataset import Dataset, open_dataset
+
+    recipe, store = _recipe_and_store(target, preset, assignments, root)
+    return open_dataset(store) if _is_store(target) else Dataset.open(recipe, storage_root(root))
+
+
+def _summary(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "digest": dataset.digest,
+        "store": str(dataset.store),
+        "samples": dataset.recipe.samples,
+        "recipe_digest": dataset.recipe_digest,
+    }
+
+
+def _counts(samples: dict[str, int]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in samples.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_plain(part)}" for key, part in value.items()) + ")"
+    return str(value)
+
+
+def _numbers(samples: list[int]) -> str:
+    if not samples:
+        return ""
+    from dlde.datasets.parts import ranges
+
+    return f": samples {ranges(samples)}"
+
+
+def _quarantined(dataset: Dataset) -> list[str]:
+    return [
+        f"replaced   {entry['split']} sample {entry['sample']}, draw {entry['attempt']}: not finite"
+        for entry in dataset.quarantined
+    ]

@@ -1,0 +1,243 @@
+"""A finished dataset: opened only when it is complete, read only when it is what was committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlde.datasets import layout, parts
+from dlde.datasets.info import DatasetInfo, Statistics
+from dlde.datasets.parts import Part, Record
+from dlde.datasets.recipe import Recipe
+from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError
+from dlde.spec import digest_of, nearest
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `verify` found: part name -> sample numbers that are damaged, or were never committed."""
+
+    parts: int  # looked at
+    damage: dict[str, list[int]] = field(default_factory=dict)
+    missing: dict[str, list[int]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)  # metadata that is not as it was written
+    digest: str | None = None  # the content digest that was committed; None while something is missing
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is damaged and nothing is missing."""
+        return not (self.damage or self.missing or self.files)
+
+
+class Dataset:
+    """The samples that a recipe asks for, in a store that may hold more of them."""
+
+    def __init__(
+        self,
+        store: Path,
+        recipe: Recipe,
+        recipe_digest: str,
+        records: Mapping[Part, Record],
+        statistics: Mapping[str, Statistics],
+    ) -> None:
+        self.store, self.recipe, self.recipe_digest = store, recipe, recipe_digest
+        self._records = records
+        self.digest = content_digest(recipe, records)
+        self.info = DatasetInfo(
+            recipe=recipe.name,
+            problem=recipe.problem,
+            variables=recipe.variables,
+            axes=recipe.axes,
+            times=recipe.times,
+            samples=recipe.samples,
+            statistics=dict(statistics),
+            digest=self.digest,
+        )
+
+    @classmethod
+    def open(cls, recipe: Recipe, root: Path | str) -> Dataset:
+        """The dataset of a recipe under a storage root.
+
+        Raises DataError with the command that completes it, DamagedDataError where its metadata is
+        damaged, StoreMismatchError where the store is another recipe's.
+        """
+        store = recipe.store(root)
+        return cls._of(store, recipe, _manifest(recipe, store))
+
+    @classmethod
+    def _of(cls, store: Path, recipe: Recipe, manifest: Mapping[str, Any]) -> Dataset:
+        damaged = layout.damaged_files(store, manifest)
+        if damaged:
+            raise parts.damage_error(recipe, store, {name: [] for name in damaged})
+        records, missing = find_records(recipe, store, manifest["recipe_digest"])
+        known = None if missing else manifest["contents"].get(content_digest(recipe, records))
+        if known is None:
+            lacking = sum(len(samples) for samples in missing.values())
+            what = f"{lacking} of {sum(recipe.samples.values())} samples" if lacking else "its statistics"
+            raise DataError(
+                f"dataset {recipe.name!r} is not complete: {what} missing in {store}; "
+                f"`{recipe.command(store.parent.parent)}` completes it",
+                store=str(store),
+                missing=missing,
+            )
+        statistics = {
+            name: Statistics.parse(raw, source="manifest") for name, raw in known["statistics"].items()
+        }
+        return cls(store, recipe, manifest["recipe_digest"], records, statistics)
+
+    def read(self, split: str, variable: str, *, time: int | None = None, every: int = 1) -> NDArray[Any]:
+        """All samples of a split: (sample, [time,] *space), as stored; `every` thins out the spatial axes.
+
+        Every value is compared with what was committed: raises DamagedDataError naming parts and samples.
+        """
+        if split not in self.recipe.samples:
+            raise UnknownNameError(f"no split {split!r}; {nearest(split, self.recipe.samples)}", name=split)
+        if variable not in self.recipe.variables:
+            raise UnknownNameError(
+                f"no variable {variable!r}; {nearest(variable, self.recipe.variables)}", name=variable
+            )
+        selection = self._selection(variable, time, every)
+        result: NDArray[Any] | None = None
+        counts = self.recipe.samples
+        for start, values in parts.blocks(self.recipe, self.store, self._records, split, variable, counts):
+            block = values[(slice(None), *selection)]
+            if result is None:
+                result = np.empty((counts[split], *block.shape[1:]), block.dtype)
+            result[start : start + len(block)] = block
+        assert result is not None
+        return result
+
+    def _selection(self, variable: str, time: int | None, every: int) -> tuple[int | slice, ...]:
+        """What to take of each of the variable's dimensions."""
+        selection: list[int | slice] = []
+        for dim in self.recipe.variables[variable].dims:
+            if dim == "time":
+                stored = len(self.recipe.times)
+                if time is not None and not -stored <= time < stored:
+                    raise GridError(
+                        f"time={time}, but dataset {self.recipe.name!r} has {stored} stored times"
+                    )
+                selection.append(slice(None) if time is None else time)
+                continue
+            axis = self.recipe.axes[dim]
+            intervals = axis.num_points if axis.boundary == "periodic" else axis.num_points - 1
+            if every < 1 or intervals % every:
+                raise GridError(
+                    f"every={every} does not divide the {intervals} intervals of {dim} in dataset "
+                    f"{self.recipe.name!r}"
+                )
+            selection.append(slice(None, None, every))
+        return tuple(selection)
+
+    def verify(self) -> Health:
+        """Read everything and compare it with what was committed."""
+        return verify(self.recipe, self.store)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
+
+    @property
+    def quarantined(self) -> list[dict[str, Any]]:
+        """Draws that were replaced because their solution was not finite, with what is known of them."""
+        return [
+            {"split": part.split, **entry}
+            for part, record in self._records.items()
+            for entry in record.quarantined
+            if entry["sample"] < self.recipe.samples[part.split]
+        ]
+
+
+def open_dataset(path: Path | str) -> Dataset:
+    """The dataset in a store, as it was last generated. Raises DataError, as `Dataset.open` does."""
+    store, manifest = Path(path), layout.read_manifest(Path(path))
+    return Dataset._of(store, recipe_of(manifest), manifest)
+
+
+def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe that a store was last generated by."""
+    return Recipe.parse(manifest["recipe"], source=layout.MANIFEST).named_by(manifest["arguments"])
+
+
+def verify(recipe: Recipe, store: Path) -> Health:
+    """Read all that the recipe asks for and compare it with what was committed; works on any store.
+
+    Raises DataError where there is no store, DamagedDataError where the manifest is unreadable,
+    StoreMismatchError where the store is another recipe's.
+    """
+    manifest = _manifest(recipe, store)
+    records, missing = find_records(recipe, store, manifest["recipe_digest"])
+    damage = {
+        part.name: damaged
+        for part, record in records.items()
+        if (damaged := parts.verify(recipe, store, part, record, part.held(recipe.samples[part.split])))
+    }
+    return Health(
+        parts=len(records) + len(missing),
+        damage=damage,
+        missing=missing,
+        files=layout.damaged_files(store, manifest),
+        digest=None if missing else content_digest(recipe, records),
+    )
+
+
+def _manifest(recipe: Recipe, store: Path) -> dict[str, Any]:
+    """The manifest of the recipe's own store."""
+    if not (store / layout.MANIFEST).is_file():
+        raise DataError(
+            f"dataset {recipe.name!r} is not there yet ({store}); `{recipe.command(store.parent.parent)}` "
+            "generates it",
+            store=str(store),
+        )
+    manifest = layout.read_manifest(store)
+    check_identity(recipe, store, manifest)
+    return manifest
+
+
+def find_records(
+    recipe: Recipe, store: Path, recipe_digest: str
+) -> tuple[dict[Part, Record], dict[str, list[int]]]:
+    """The records of the recipe's parts, and part name -> sample numbers that none of them holds."""
+    records: dict[Part, Record] = {}
+    missing: dict[str, list[int]] = {}
+    for part in parts.parts_of(recipe):
+        record = parts.read_record(store, recipe_digest, part)
+        held, needed = record.count if record else 0, part.held(recipe.samples[part.split])
+        if record and held >= needed:
+            records[part] = record
+        else:
+            missing[part.name] = list(range(part.start + held, part.start + needed))
+    return records, missing
+
+
+def content_digest(recipe: Recipe, records: Mapping[Part, Record]) -> str:
+    """SHA-256 (hex) of the decoded values of every split and its count, and of the coordinates."""
+    splits: dict[str, list[str]] = {split: [] for split in recipe.samples}
+    for part, record in records.items():
+        splits[part.split] += record.samples(part.held(recipe.samples[part.split]))
+    return digest_of(
+        {
+            "splits": {split: [len(digests), digest_of(digests)] for split, digests in splits.items()},
+            "variables": {name: variable.dump() for name, variable in recipe.variables.items()},
+            "axes": {name: axis.dump() for name, axis in recipe.axes.items()},
+            "times": list(recipe.times),
+        }
+    )
+
+
+def check_identity(recipe: Recipe, store: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a store that is another recipe's. Raises StoreMismatchError."""
+    if manifest["recipe_digest"] != recipe.digest:
+        raise StoreMismatchError(
+            f"{store} holds the dataset with recipe digest {manifest['recipe_digest']}, but recipe "
+            f"{recipe.name!r} has {recipe.digest}; move that folder away, or choose another storage root",
+            expected=recipe.digest,
+            found=manifest["recipe_digest"],
+            store=str(store),
+        )

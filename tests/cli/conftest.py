@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "linear_plugin"))
+
+from linear_fixtures import *  # noqa: E402, F403

@@ -1,0 +1,60 @@
+"""What several tests share: a tiny pipeline, and the command line as a user's process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = (  # the whole path in seconds; nothing about it is accurate
+    "data.solutions.problem.initial_condition={kind: gaussian, num_modes: 8}",
+    "data.solutions.num_points=[64]",
+    "data.solutions.times={stop: 0.5, count: 3}",
+    "data.solutions.samples={train: 40, test: 12}",
+    "data.solutions.solver={num_points: 64, dt: 0.01}",
+    "data.solutions.storage.part=10",
+    "method={name: fno, modes: 6, width: 8, projection: 16, map: {num_points: 32}, "
+    "descent: {steps: 60, batch: 8, rate: 1e-3}}",
+    "training.checkpoint_steps=10",
+)
+
+
+def environment(root: Path, **extra: str) -> dict[str, str]:
+    """A user's environment: a storage root, one thread, no server of anybody's."""
+    kept = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    return {**kept, "DLDE_ROOT": str(root), "OMP_NUM_THREADS": "1", **extra}
+
+
+def command(*arguments: str) -> list[str]:
+    """`dlde …` as this Python runs it."""
+    return [sys.executable, "-m", "dlde", *arguments]
+
+
+def tiny(*sets: str) -> list[str]:
+    """The tiny pipeline's options, and more."""
+    return [part for text in (*TINY, *sets) for part in ("--set", text)]
+
+
+@pytest.fixture
+def dlde(tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
+    """Runs `dlde … --json` in a process of its own; gives exit code, document and stderr."""
+
+    def run(*arguments: str, root: Path = tmp_path, timeout: float = 240) -> tuple[int, Any, str]:
+        done = subprocess.run(
+            [*command(*arguments), "--json"],
+            capture_output=True,
+            text=True,
+            env=environment(root),
+            timeout=timeout,
+            check=False,
+            cwd=tmp_path,
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+    return run

@@ -1,0 +1,228 @@
+"""The path as a user walks it: real processes, real kills, a real service."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from dlde.datasets.dataset import open_dataset
+from dlde.registry import package
+from tests.conftest import command, environment, tiny
+
+Dlde = Callable[..., tuple[int, Any, str]]
+DEADLINE = 120.0
+
+
+def curve(root: Path, run: str) -> list[dict[str, float]]:
+    rows = [
+        json.loads(line) for line in (root / "runs" / run / "curves" / "fit.jsonl").read_text().splitlines()
+    ]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Poll until `what` holds; fails when the process ends before, or after the deadline."""
+    end = time.monotonic() + DEADLINE
+    while not what():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < end, "deadline"
+        time.sleep(0.002)
+
+
+def has_rows(root: Path, rows: int) -> bool:
+    return any(path.read_bytes().count(b"\n") >= rows for path in root.glob("runs/*/curves/fit.jsonl"))
+
+
+@contextmanager
+def started(root: Path, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
+    """A dlde process in a session of its own, so that all it started can be found and ended."""
+    process = subprocess.Popen(
+        command(*arguments), env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, start_new_session=True, cwd=root,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_second_walk_finds_everything_done(dlde: Dlde, tmp_path: Path) -> None:
+    code, first, _ = dlde("run", "neural-operator", *tiny())
+    assert code == 0
+    assert [(s["stage"], s["state"]) for s in first["stages"]] == [
+        ("generate", "done"), ("train", "done"), ("evaluate", "done"), ("register", "done")
+    ]  # fmt: skip
+    code, second, _ = dlde("run", "neural-operator", *tiny())
+    assert code == 0
+    assert [s["state"] for s in second["stages"]] == ["found"] * 4
+    assert all(second[key] == first[key] for key in ("run", "model", "metrics"))
+    assert first["model"] == "neural-operator/1"
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"data", "runs", "mlflow"}
+
+    code, measured, _ = dlde("evaluate", "neural-operator@champion")
+    assert code == 0
+    assert measured["metrics"]["relative_l2"] == first["metrics"]["relative_l2"]
+    code, lineage, _ = dlde("models", "lineage", "neural-operator@champion")
+    assert code == 0
+    assert lineage["complete"], lineage["missing"]
+
+
+@pytest.mark.parametrize("rows", [3, 24])
+def test_killed_driver_continues_to_the_undisturbed_end(dlde: Dlde, tmp_path: Path, rows: int) -> None:
+    """Bitwise: in process, one thread. SIGKILL leaves no time for anything."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    steps = "method.descent.steps=400"
+    code, undisturbed, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "a")
+    assert code == 0
+    with started(tmp_path / "b", "train", "neural-operator", *tiny(steps)) as process:
+        wait_for(lambda: has_rows(tmp_path / "b", rows), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = undisturbed["run"]
+    assert len(curve(tmp_path / "b", run)) < 400
+    code, resumed, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "b")
+    assert code == 0
+    assert curve(tmp_path / "a", run) == curve(tmp_path / "b", run)
+    assert undisturbed["metrics"] == resumed["metrics"]
+    weights = [
+        package.read(tmp_path / name / "runs" / run / "model").module.state_dict() for name in ("a", "b")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_two_ray_workers_survive_a_killed_one_and_agree_with_one_process(dlde: Dlde, tmp_path: Path) -> None:
+    """The mean over halves rounds otherwise than the mean over the whole, and Adam amplifies it."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    steps = "method.descent.steps=600"
+    code, one, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "one")
+    assert code == 0
+    with started(
+        tmp_path / "two", "train", "neural-operator", *tiny(steps), "--workers", "2", "--json"
+    ) as process:
+        wait_for(lambda: has_rows(tmp_path / "two", 15), process)
+        workers = [
+            child for child in psutil.Process(process.pid).children(recursive=True)
+            if "RayTrainWorker" in " ".join(child.cmdline())
+        ]  # fmt: skip
+        assert len(workers) == 2
+        workers[1].kill()
+        output, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    two = json.loads(output)
+    assert two["run"] == one["run"]
+    losses = [[row["relative_l2"] for row in curve(tmp_path / name, one["run"])] for name in ("one", "two")]
+    assert len(losses[1]) == 600
+    np.testing.assert_allclose(losses[1][:50], losses[0][:50], rtol=1e-4)
+    assert np.mean(losses[1][-20:]) == pytest.approx(np.mean(losses[0][-20:]), rel=0.02)
+    assert two["metrics"]["relative_l2"] == pytest.approx(one["metrics"]["relative_l2"], rel=0.02)
+
+
+def test_served_model_answers_as_in_process_and_leaves_nothing_behind(dlde: Dlde, tmp_path: Path) -> None:
+    code, walked, _ = dlde("run", "neural-operator", *tiny())
+    assert code == 0
+    port = 18765
+    with started(tmp_path, "serve", "neural-operator@champion", "--port", str(port)) as process:
+        assert process.stdout is not None
+        while f":{port}" not in process.stdout.readline():
+            assert process.poll() is None
+        u = open_dataset(walked["stages"][0]["store"]).read("test", "u", time=0)[:2, ::2, None]
+        body = json.dumps({"inputs": {"u": u.tolist()}}).encode()
+        url = f"http://127.0.0.1:{port}/predict"
+        kind = {"content-type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, body, kind), timeout=60) as response:
+            answered = np.asarray(json.load(response)["outputs"]["u"], dtype=np.float32)
+        wrong = json.dumps({"inputs": {"u": u[:, :5].tolist()}}).encode()
+        with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+            urllib.request.urlopen(urllib.request.Request(url, wrong, kind), timeout=60)
+        assert "x >= 12" in refused.value.read().decode()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        assert process.returncode == 0
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    model = package.read(tmp_path / "runs" / walked["run"] / "model")
+    outputs, _ = model.answer("predict", {"u": torch.from_numpy(u)})
+    np.testing.assert_allclose(answered, outputs["u"].numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(dlde: Dlde, tmp_path: Path) -> None:
+    for arguments, message in (
+        (["run", "neural-operater"], "unknown pipeline 'neural-operater'; did you mean 'neural-operator'?"),
+        (["train", "neural-operator", "--preset", "papr"], "no preset 'papr'; did you mean 'paper'?"),
+        (["train", "neural-operator", "--set", "method.name=fnoo"], "unknown method 'fnoo'"),
+        (
+            ["train", "neural-operator", "--set", "data.solutions=burgers-1d"],
+            "did you mean 'burgers-1d-grf'?",
+        ),
+        (["train", "neural-operator", "--set", "data.x.y=1"], "no data in the role 'x'"),
+        (["train", "neural-operator", "--workers", "3"], "batch=20 cannot be shared equally by 3 workers"),
+        (["evaluate", "nothing"], "unknown model 'nothing'"),
+        (["show", "fn"], "nothing is called 'fn'"),
+    ):
+        code, document, stderr = dlde(*arguments)
+        assert code == 2, (arguments, stderr)
+        assert message in document["error"]["message"], arguments
+        assert message in stderr
+    code, document, _ = dlde(
+        "train", "neural-operator", "--set", "method.widht=3", "--set", "seed=-1",
+        "--set", "data.solutions.samples.train=0", "--set", "method.descent.rate=fast",
+    )  # fmt: skip
+    assert code == 2
+    text = document["error"]["message"]
+    for part in ("did you mean 'width'?", "seed: ", "samples.train", "method.descent.rate"):
+        assert part in text
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("what", ["problems", "recipes", "methods", "pipelines"])
+def test_list_and_show(dlde: Dlde, what: str) -> None:
+    code, listed, _ = dlde("list", what)
+    assert code == 0
+    assert listed[what]
+    for name, summary in listed[what].items():
+        assert summary, f"{name} does not say what it is"
+        code, shown, _ = dlde("show", name)
+        assert code == 0
+        assert shown[what.removesuffix("s")]
+
+
+def test_altered_model_is_refused(dlde: Dlde, tmp_path: Path) -> None:
+    code, _, _ = dlde("run", "neural-operator", *tiny())
+    assert code == 0
+    weights = next(path for path in (tmp_path / "mlflow").rglob("model.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for arguments in (["evaluate"], ["serve"]):
+        code, document, _ = dlde(*arguments, "neural-operator@champion")
+        assert code == 1
+        assert document["error"]["type"] == "IntegrityError"
+        assert "expected" in document["error"]["message"]
+        assert "found" in document["error"]["message"]
+
+
+def test_import_and_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys, dlde.cli; sys.exit(bool({'torch', 'ray', 'mlflow', 'dask', 'zarr'} & set(sys.modules)))"
+    )
+    python = command()[0]
+    assert subprocess.run([python, "-c", code], check=False).returncode == 0
