@@ -8,6 +8,8 @@ reported figure of that name is the mean over the samples; for `max_error` it is
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,8 @@ from dlde.errors import GridError
 def rms(field: Tensor) -> Tensor:
     """Root mean square (batch,) of each sample; its gradient at zero is zero."""
     flat = field.double().flatten(1)
-    return torch.linalg.vector_norm(flat, dim=1) / flat.shape[1] ** 0.5
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return norm / math.sqrt(flat.shape[1])
 
 
 def rmse(prediction: Tensor, reference: Tensor) -> Tensor:

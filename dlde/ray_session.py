@@ -7,13 +7,13 @@ user's home folder. Ray's processes end with this one, however it ends.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import secrets
 import sys
 import time
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from dlde.errors import DldeError
@@ -76,7 +76,7 @@ def stop() -> None:
             os.kill(pid, 9)
 
 
-def _ray() -> ModuleType:
+def _ray() -> Any:
     """The module, with its switches set; a user's own setting of a switch stands."""
     early = "ray" in sys.modules
     for name, value in SWITCHES.items():
@@ -86,11 +86,11 @@ def _ray() -> ModuleType:
 
     if early and not ray.is_initialized():  # it read its environment when it was imported: once more
         from ray._private import ray_constants
-        from ray._raylet import AuthenticationTokenLoader, Config
 
         ray_constants.ENABLE_RAY_CLUSTER = os.environ[LOOPBACK_SWITCH] != "0"
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
     return ray
 
 

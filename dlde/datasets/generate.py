@@ -127,7 +127,10 @@ def _check(
             done += part.held(recipe.samples[part.split])
             tell(done, total, "found")
 
-    tasks = [dask.delayed(look, pure=False)(part, record) for part, record in records.items()]
+    tasks = [
+        dask.delayed(look)(part, record, dask_key_name=_key(i))
+        for i, (part, record) in enumerate(records.items())
+    ]
     _run(tasks, take, scheduler="threads" if workers > 1 else "synchronous", num_workers=workers)
     todo = [part for part in parts.parts_of(recipe) if part not in records or part.name in damaged]
     return todo, dict(sorted(damaged.items()))
@@ -146,7 +149,10 @@ def _compute(
         done += part.held(recipe.samples[part.split])
         tell(done, total, "")
 
-    tasks = [dask.delayed(_make, pure=False)(recipe, store, part, counts[part.split]) for part in todo]
+    tasks = [
+        dask.delayed(_make)(recipe, store, part, counts[part.split], dask_key_name=_key(i))
+        for i, part in enumerate(todo)
+    ]
     workers = min(workers, len(todo))
     if workers <= 1:
         _run(tasks, take, scheduler="synchronous")
@@ -158,6 +164,11 @@ def _compute(
 def _make(recipe: Recipe, store: Path, part: Part, count: int) -> Part:
     parts.make(recipe, store, part, count)
     return part
+
+
+def _key(position: int) -> str:
+    """A key for the task at that position: dask takes the last key first."""
+    return f"part-{10**9 - position}"
 
 
 def _run(tasks: Sequence[Any], take: Callable[[Any], None], **how: Any) -> None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
 
 from dlde.claims import Check, Table
 from dlde.errors import GridError
@@ -60,11 +60,11 @@ class FourierNetwork(nn.Module):
         check_points(space, self.modes)
         grid = self.coordinates(u).expand(len(u), *space, -1)
         v = self.lifting(torch.cat([u, grid], dim=-1))
-        v = F.pad(v, self.paddings(space))
+        v = pad(v, self.paddings(space))
         for number, layer in enumerate(self.layers, start=1):
             v = layer(v)
             if number < len(self.layers):
-                v = F.gelu(v)
+                v = gelu(v)
         out: Tensor = self.projection(v[(slice(None), *map(slice, space))])
         return out
 
@@ -96,7 +96,9 @@ class FNO(Method):
     width: PositiveInt = 32  # channels
     layers: PositiveInt = 4
     projection: PositiveInt = 128  # channels of the hidden layer that projects
-    padding: Annotated[float, Field(ge=0, le=1)] = 0.12  # of a non-periodic axis; 9 of 85 points, as in the paper's Darcy code
+    padding: Annotated[float, Field(ge=0, le=1)] = (
+        0.12  # of a non-periodic axis; 9 of 85 points, as in the paper's Darcy code
+    )
     map: FieldMap = FieldMap(num_points=128)
     descent: Descent = Descent(
         steps=2500, batch=20, optimizer="adam", rate=2e-3, weight_decay=1e-5, schedule="cosine", warmup=0.05
@@ -146,4 +148,24 @@ def claim(results: Table) -> list[Check]:
     From figure 3 and table 1 of arXiv 2010.08895, at viscosity 0.1 and full size: 0.0149 at 256 points
     and 0.0139 at 8192, against 0.0958 for the FCN. The thresholds are estimates for the small one.
     """
-    raise NotImplementedError
+    errors = {
+        (variant, metric): results.mean(metric, variant=variant)
+        for variant in ("fno", "fcn")
+        for metric in ("relative_l2", "relative_l2_fine")
+    }
+    seeds = tuple(sorted(results.by_seed("relative_l2", variant="fno")))
+
+    def at_most(text: str, left: float, right: float) -> Check:
+        return Check(text=text, left=left, right=right, holds=left <= right, seeds=seeds)
+
+    fno, fno_fine = errors["fno", "relative_l2"], errors["fno", "relative_l2_fine"]
+    fcn, fcn_fine = errors["fcn", "relative_l2"], errors["fcn", "relative_l2_fine"]
+    return [
+        at_most("relative L2 error of the FNO is at most 0.04 (estimate)", fno, 0.04),
+        at_most("it is at most half of the FCN's (estimate; 1/6 in the paper)", fno, 0.5 * fcn),
+        at_most("at the finest resolution the FNO's is at most 1.15 times as large", fno_fine, 1.15 * fno),
+        at_most("at the finest resolution the FCN's is at least twice as large", 2 * fcn, fcn_fine),
+    ]
+
+
+claim.needs = ("fno", "fcn")  # type: ignore[attr-defined]

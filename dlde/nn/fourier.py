@@ -61,7 +61,8 @@ class SpectralConv1d(nn.Module):
         weight = torch.complex(*_exact(self.weight))
         spectrum = torch.fft.rfft(_exact(u), dim=1, norm="forward")[:, : self.modes]
         mapped = torch.bmm(spectrum.transpose(0, 1), weight).transpose(0, 1)
-        return torch.fft.irfft(mapped, n=u.shape[1], dim=1, norm="forward").to(u.dtype)
+        out: Tensor = torch.fft.irfft(mapped, n=u.shape[1], dim=1, norm="forward")
+        return out.to(u.dtype)
 
 
 class SpectralConv2d(nn.Module):
@@ -110,7 +111,8 @@ class SpectralConv2d(nn.Module):
         mapped = torch.einsum("bxyi,xyio->bxyo", spectrum, weight)
         gap = mapped.new_zeros(len(u), nx - 2 * modes, modes, mapped.shape[-1])
         whole = torch.cat([mapped[:, :modes], gap, mapped[:, modes:]], dim=1)
-        return torch.fft.irfft2(whole, s=(nx, ny), dim=(1, 2), norm="forward").to(u.dtype)
+        out: Tensor = torch.fft.irfft2(whole, s=(nx, ny), dim=(1, 2), norm="forward")
+        return out.to(u.dtype)
 
 
 def check_points(num_points: Sequence[int], modes: int) -> None:
@@ -127,9 +129,8 @@ def check_points(num_points: Sequence[int], modes: int) -> None:
 def _check(u: Tensor, modes: int, *, dims: int) -> tuple[int, ...]:
     space = tuple(u.shape[1:-1])
     if len(space) != dims:
-        raise GridError(
-            f"expected (batch, {'x, ' if dims == 1 else 'x, y, '}channel), got an array of shape {tuple(u.shape)}"
-        )
+        expected = "(batch, x, channel)" if dims == 1 else "(batch, x, y, channel)"
+        raise GridError(f"expected {expected}, got an array of shape {tuple(u.shape)}")
     check_points(space, modes)
     return space
 

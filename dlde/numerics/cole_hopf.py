@@ -50,7 +50,7 @@ def cole_hopf(
     def rule(num_nodes: int) -> Tensor:
         z = torch.linspace(-reach, reach, num_nodes, dtype=torch.float64, device=x.device)
         values = []
-        for block in x.split(max(1, _BLOCK // num_nodes)):
+        for block in torch.split(x, max(1, _BLOCK // num_nodes)):
             y = block[:, None] - width * z
             weights = torch.softmax(-(z**2) - potential(y) / (2 * viscosity), dim=-1)
             values.append((weights * velocity(y)).sum(-1))
@@ -99,7 +99,7 @@ def _periodic_rule(initial: Tensor, t: float, num_nodes: int, *, extent: float, 
     coefficients = torch.fft.rfft(initial, norm="forward")
     if num_points % 2 == 0:
         coefficients[:, -1] *= 0.5  # one bin holds the pair of modes at +-num_points/2
-    mean = coefficients[:, :1].real.clone()
+    mean: Tensor = coefficients[:, :1].real.clone()
     coefficients[:, 0] = 0
     k = torch.arange(coefficients.shape[1], dtype=torch.float64, device=initial.device)
     k *= 2 * math.pi / extent
@@ -112,7 +112,7 @@ def _periodic_rule(initial: Tensor, t: float, num_nodes: int, *, extent: float, 
     node = torch.arange(num_nodes, device=initial.device)
     point = node[:: num_nodes // num_points]
     solution = torch.empty_like(initial)
-    for rows in torch.arange(num_points, device=initial.device).split(max(1, _BLOCK // num_nodes)):
+    for rows in torch.split(torch.arange(num_points, device=initial.device), max(1, _BLOCK // num_nodes)):
         kernel = log_kernel[(point[rows, None] - node) % num_nodes]
         for sample in range(len(initial)):
             solution[sample, rows] = torch.softmax(kernel + log_weight[sample], dim=-1) @ velocity[sample]

@@ -51,7 +51,8 @@ def spectral_std(
     wavenumber_squared: NDArray[np.float64], *, exponent: float, tau: float, sigma: float
 ) -> NDArray[np.float64]:
     """Standard deviation of a mode's cos and sin coefficient: sqrt(2) sigma (k^2 + tau^2)^(-exponent/2)."""
-    return np.sqrt(2) * sigma * (wavenumber_squared + tau**2) ** (-exponent / 2)
+    std: NDArray[np.float64] = np.sqrt(2) * sigma * (wavenumber_squared + tau**2) ** (-exponent / 2)
+    return std
 
 
 def _evaluate(coefficients: NDArray[np.complex128], num_points: Sequence[int]) -> NDArray[np.float64]:

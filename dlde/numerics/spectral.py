@@ -12,6 +12,7 @@ Kassam & Trefethen, SIAM J. Sci. Comput. 26 (2005).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -27,7 +28,7 @@ Scheme = Literal["if-rk4", "etdrk4"]
 Symbol = NDArray[np.float64] | NDArray[np.complex128]
 Nonlinear = Callable[[Tensor], Tensor]  # coefficients (batch, *modes) -> a new tensor of the same shape
 
-_BLOCK_BYTES = 512 * 1024  # of one state: what a step works on then fits a core's cache (2 MiB)
+_BLOCK_BYTES = 192 * 1024  # of one state: the dozen arrays of a step then fit a core's cache (2 MiB)
 
 
 class Transform:
@@ -68,7 +69,7 @@ class Transform:
                 f"a field on {shape} points cannot fill modes up to {self.cuts}; "
                 f"it needs more than {tuple(2 * cut for cut in self.cuts)} points"
             )
-        coefficients = torch.fft.rfft(field, norm="forward")[..., : self.modes[-1]]
+        coefficients: Tensor = torch.fft.rfft(field, norm="forward")[..., : self.modes[-1]]
         if len(self.cuts) == 1:
             return coefficients
         columns = torch.fft.fft(coefficients, dim=-2, norm="forward")
@@ -77,7 +78,11 @@ class Transform:
 
     def backward(self, coefficients: Tensor, num_points: Sequence[int] | None = None) -> Tensor:
         """Values at the points of a grid, its own by default; on a coarse grid nothing is filtered."""
-        num_points = self.num_points if num_points is None else tuple(num_points)
+        if num_points is None:
+            num_points = self.num_points
+            if len(num_points) == 1:
+                field: Tensor = torch.fft.irfft(coefficients, n=num_points[0], norm="forward")
+                return field
         strides = [-(-(2 * cut + 1) // n) for cut, n in zip(self.cuts, num_points, strict=True)]
         fine = [n * stride for n, stride in zip(num_points, strides, strict=True)]
         if len(self.cuts) == 2:
@@ -105,7 +110,8 @@ def resample(field: Tensor, num_points: int) -> Tensor:
     coefficients = torch.fft.rfft(field, norm="forward")
     if old % 2 == 0:
         coefficients[..., -1] *= 0.5  # one bin holds the pair of modes at +-old/2
-    return torch.fft.irfft(coefficients, n=fine, norm="forward")[..., ::stride]
+    finer: Tensor = torch.fft.irfft(coefficients, n=fine, norm="forward")
+    return finer[..., ::stride]
 
 
 class Stepper:
@@ -131,15 +137,17 @@ class Stepper:
         Between two times the steps are equal and at most `dt`. On a CPU, samples go through in
         blocks that fit the cache.
         """
-        if not times or times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if not times or times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
             raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+        if dt <= 0:
+            raise GridError(f"dt must be positive, got {dt:g}")
         if v0.shape[1:] != self.linear.shape:
             raise GridError(f"v0 has modes {tuple(v0.shape[1:])}, but the linear symbol {self.linear.shape}")
         states = v0.new_empty(v0.shape[0], len(times), *v0.shape[1:])
         size = max(1, _BLOCK_BYTES // (v0[:1].numel() * v0.element_size()))
         if v0.device.type != "cpu":
             size = max(1, len(v0))
-        for source, target in zip(v0.split(size), states.split(size), strict=True):
+        for source, target in zip(torch.split(v0, size), torch.split(states, size), strict=True):
             self._solve_block(source, target, times, dt)
         return states
 
@@ -157,17 +165,19 @@ class Stepper:
         for index, time in enumerate(times):
             num_steps = math.ceil((time - now) / dt * (1 - 1e-12))
             if num_steps:
-                factors = self._factors((time - now) / num_steps, v)
+                step_size = (time - now) / num_steps
+                factors = self._factors(step_size, v)
                 for _ in range(num_steps):
-                    v = step(nonlinear, v, *factors)
+                    v = step(nonlinear, v, step_size, factors)
             states[:, index] = torch.view_as_complex(v) if paired else v
             now = time
 
-    def _factors(self, dt: float, like: Tensor) -> tuple[Tensor | float, ...]:
-        coefficients = (_if_rk4_factors if self.scheme == "if-rk4" else _etdrk4_factors)(dt, self.linear)
-        if not np.iscomplexobj(self.linear):
-            coefficients = [np.stack([factor, factor], axis=-1) for factor in coefficients]
-        return (dt, *(torch.from_numpy(factor).to(like.device, like.dtype) for factor in coefficients))
+    def _factors(self, dt: float, like: Tensor) -> list[Tensor]:
+        factors = (_if_rk4_factors if self.scheme == "if-rk4" else _etdrk4_factors)(dt, self.linear)
+        tensors = [torch.from_numpy(factor).to(like.device, like.dtype) for factor in factors]
+        if like.is_complex():
+            return tensors
+        return [torch.stack([factor, factor], dim=-1) for factor in tensors]
 
 
 def _if_rk4_factors(dt: float, linear: Symbol) -> list[Symbol]:
@@ -175,17 +185,8 @@ def _if_rk4_factors(dt: float, linear: Symbol) -> list[Symbol]:
     return [half, half * (dt / 2), half * dt, half * (dt / 3), whole, whole * (dt / 6)]
 
 
-def _if_rk4(
-    nonlinear: Nonlinear,
-    v: Tensor,
-    dt: float,
-    half: Tensor,
-    half_2: Tensor,
-    half_1: Tensor,
-    half_3: Tensor,
-    whole: Tensor,
-    whole_6: Tensor,
-) -> Tensor:
+def _if_rk4(nonlinear: Nonlinear, v: Tensor, dt: float, factors: Sequence[Tensor]) -> Tensor:
+    half, half_2, half_1, half_3, whole, whole_6 = factors
     a = nonlinear(v)
     decayed = half * v
     b = nonlinear(torch.addcmul(decayed, half_2, a))
@@ -216,17 +217,8 @@ def _etdrk4_factors(dt: float, linear: Symbol) -> list[Symbol]:
     ]
 
 
-def _etdrk4(
-    nonlinear: Nonlinear,
-    v: Tensor,
-    dt: float,
-    half: Tensor,
-    whole: Tensor,
-    stage: Tensor,
-    first: Tensor,
-    middle: Tensor,
-    last: Tensor,
-) -> Tensor:
+def _etdrk4(nonlinear: Nonlinear, v: Tensor, dt: float, factors: Sequence[Tensor]) -> Tensor:
+    half, whole, stage, first, middle, last = factors
     decayed = half * v
     at_v = nonlinear(v)
     a = torch.addcmul(decayed, stage, at_v)

@@ -41,7 +41,7 @@ from dlde.files import disk_full_named
 from dlde.method import AnyMethod, DataInfo, Method, Operation
 from dlde.spec import Spec, nearest
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 SEAL = "SHA256SUMS"
 LIMITS = {  # bytes; what a package holds, and nothing else
     "MLmodel": 1 << 16,
@@ -220,8 +220,8 @@ def _checked(folder: Path, expected: str | None) -> tuple[str, dict[str, bytes]]
             found=found,
             file=SEAL,
         )
-    sealed = dict(reversed(line.split("  ", 1)) for line in contents[SEAL].decode("latin-1").splitlines()
-                  if "  " in line)  # fmt: skip
+    lines = contents[SEAL].decode("latin-1").splitlines()
+    sealed = {name: value for value, _, name in (line.partition("  ") for line in lines)}
     for name, content in contents.items():
         if name == SEAL:
             continue
@@ -301,8 +301,10 @@ def _document(content: bytes, folder: Path) -> tuple[Document, dict[str, Any]]:
         )
     try:
         return Document.parse(raw, source=source), raw
-    except (SpecError, RecursionError) as error:
-        raise RegistryError(str(error), mistakes=getattr(error, "mistakes", [])) from None
+    except SpecError as error:
+        raise RegistryError(error.message, mistakes=error.mistakes) from None
+    except (LookupError, TypeError, ValueError, RecursionError) as error:  # from a validator of a plug-in
+        raise RegistryError(f"{source}: {type(error).__name__}: {error}") from None
 
 
 def _no_constant(name: str) -> float:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from dlde.errors import RegistryError
@@ -31,7 +30,7 @@ SWITCHES = {
 
 
 @cache
-def mlflow() -> ModuleType:
+def mlflow() -> Any:
     """The module, imported with its switches set; a user's own setting of a switch stands."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "linear_plugin"))
 
-from linear_fixtures import *  # noqa: E402, F403
+from linear_fixtures import *  # noqa: F403

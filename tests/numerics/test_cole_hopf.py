@@ -115,5 +115,5 @@ def test_too_few_nodes_are_refused():
         on_the_line(x, 1.0, 1e-3, max_nodes=128)
     with pytest.raises(InputError, match="viscosity > 0 and time > 0, got 0 and 1"):
         on_the_line(x, 1.0, 0.0)
-    with pytest.raises(InputError, match="got 0.1 and -1"):
+    with pytest.raises(InputError, match=r"got 0\.1 and -1"):
         cole_hopf_periodic(u0, (-1.0,), extent=2.0, viscosity=0.1)

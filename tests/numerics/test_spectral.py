@@ -206,6 +206,8 @@ def test_refusals():
     for times in ((), (-0.1,), (0.2, 0.1), (0.1, 0.1)):
         with pytest.raises(GridError, match="times must increase"):
             stepper.solve(v0, times, 1e-2)
+    with pytest.raises(GridError, match="dt must be positive, got 0"):
+        stepper.solve(v0, (0.1,), 0.0)
     with pytest.raises(GridError, match=r"modes \(5,\), but the linear symbol \(22,\)"):
         stepper.solve(v0[:, :5], (0.1,), 1e-2)
     with pytest.raises(InputError, match="unknown scheme 'rk4'; known: if-rk4, etdrk4"):

@@ -193,13 +193,13 @@ def test_meaningless_grids_are_refused():
     problem = Burgers()
     with pytest.raises(GridError, match="one spatial axis"):
         problem.axes((64, 64))
-    with pytest.raises(GridError, match="num_points=128: .* 64 modes needs at least 129 points"):
+    with pytest.raises(GridError, match=r"num_points=128: .* 64 modes needs at least 129 points"):
         problem.axes((128,))
     with pytest.raises(GridError, match="needs at least 4 points"):
         SHOCK.axes((3,))
     axes = problem.axes((256,))
     given = instances(problem, axes, count=1)
-    with pytest.raises(GridError, match="a solver on 192 points .* use solver.num_points >= 193"):
+    with pytest.raises(GridError, match=r"a solver on 192 points .* use solver.num_points >= 193"):
         problem.solve(given, axes, (1.0,), Solver(num_points=192))
     with pytest.raises(GridError, match=r"shape \(1, 255\), expected \(batch, 256\)"):
         problem.solve({"u": given["u"][:, 1:]}, axes, (1.0,), Solver())

@@ -86,8 +86,15 @@ def test_digest_is_what_standard_tools_print(packed: Packed) -> None:
 
 def test_card_tells_a_person(packed: Packed) -> None:
     card = (packed[0] / "card.md").read_text()
-    for part in ("# linear on decay-small", "parameters: 80", "8 points, periodic", "relative_l2: 0.25",
-                 "`predict`: State later.", "(batch, x = 8, channel = 1)", LINEAGE["run_digest"]):  # fmt: skip
+    for part in (
+        "# linear on decay-small",
+        "parameters: 80",
+        "8 points, periodic",
+        "relative_l2: 0.25",
+        "`predict`: State later.",
+        "(batch, x = 8, channel = 1)",
+        LINEAGE["run_digest"],
+    ):
         assert part in card
 
 
@@ -166,9 +173,9 @@ def test_oversized_file_is_refused_before_it_is_read(packed: Packed) -> None:
         (lambda d: d["method"].update(name=["linear"]), "unknown method"),
         (lambda d: d["method"].update(scales=2.0), "scales: unknown key; did you mean 'scale'"),
         (lambda d: d["method"].update(lines=0), "method.lines: .*greater than 0"),
-        (lambda d: d["info"]["data"]["train"]["problem"].update(name="x"), "unknown problem 'x'"),
+        (lambda d: d["info"]["data"]["train"]["problem"].update(name="x"), "model.json: "),
         (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=9), "do not fit"),
-        (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=10**6), "do not fit"),
+        (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=10**8), "do not fit"),
         (lambda d: d.update(code="import os"), "code: unknown key"),
         (lambda d: d.update(metrics=[1]), "metrics: .*dictionary"),
     ],
@@ -205,7 +212,7 @@ def test_weights_of_another_model_are_refused(packed: Packed) -> None:
     bias = weights.pop("first.bias")
     for wrong, message in (
         ({}, "first.bias is missing"),
-        ({"first.bias": bias, "extra": bias}, "extra is not of this model"),
+        ({"first.bias": bias, "extra": bias.clone()}, "extra is not of this model"),
         ({"first.bias": bias[:4].clone()}, r"first.bias is float32\(4,\), the model needs float32\(8,\)"),
         ({"first.bias": bias.double()}, r"first.bias is float64\(8,\)"),
     ):
@@ -239,7 +246,7 @@ def test_poisoned_model_is_not_written(tmp_path: Path) -> None:
         package.write(tmp_path / "m", method, info, model, metrics={"loss": float("nan")}, lineage={})
     with torch.no_grad():
         model.first.bias[0] = float("inf")
-    with pytest.raises(NonFiniteError, match="weight 'first.bias' holds NaN"):
+    with pytest.raises(NonFiniteError, match=r"weight 'first\.bias' holds NaN"):
         package.write(tmp_path / "m", method, info, model, metrics={}, lineage={})
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +256,7 @@ def test_answer_refuses_what_does_not_fit(packed: Packed) -> None:
     u = torch.ones(1, 8, 1)
     with pytest.raises(UnknownNameError, match="unknown operation 'predcit'; did you mean 'predict'"):
         model.answer("predcit", {"u": u})
-    with pytest.raises(InputError, match="input 'u' is torch.complex64, expected float32"):
+    with pytest.raises(InputError, match=r"input 'u' is torch\.complex64, expected float32"):
         model.answer("predict", {"u": u.to(torch.complex64)})
     with pytest.raises(InputError, match="holds 1 values that are NaN or infinite"):
         model.answer(
@@ -263,7 +270,7 @@ def test_answer_refuses_what_does_not_fit(packed: Packed) -> None:
 
 def test_answer_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     make_package(tmp_path / "m", scale=3.4e38)
-    with pytest.raises(NonFiniteError, match="output 'u' of 'predict' holds .* NaN or infinite"):
+    with pytest.raises(NonFiniteError, match=r"output 'u' of 'predict' holds .* NaN or infinite"):
         package.read(tmp_path / "m").answer("predict", {"u": torch.full((1, 8, 1), 1e6)})
 
 

@@ -22,15 +22,13 @@ def test_mlflow_loads_a_package_without_pickle(
     np.testing.assert_array_equal(loaded.predict(u.numpy())["u"], expected)
 
 
-def test_mlflow_loads_by_alias_and_the_package_stays_valid(root: Path, champion: Version) -> None:
-    mlflow = store.mlflow()
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.tracking_uri(root))
-    try:
-        loaded = mlflow.pyfunc.load_model("models:/linear@champion")
-        assert loaded.predict(np.ones((1, 8, 1), "float32"))["u"].shape == (1, 8, 1)
-    finally:
-        mlflow.set_tracking_uri(before)
+def test_mlflow_loads_by_alias_and_the_package_stays_valid(
+    root: Path, champion: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
+        loaded = store.mlflow().pyfunc.load_model("models:/linear@champion")
+    assert loaded.predict(np.ones((1, 8, 1), "float32"))["u"].shape == (1, 8, 1)
     assert package.digest(registry.resolve(root, "linear")) == champion.digest
 
 

@@ -105,7 +105,7 @@ def test_altered_file_in_the_registry_is_refused(root: Path, champion: Version, 
     content[-2] ^= 1
     path.write_bytes(content)
     for call in (registry.resolve, registry.inspect, registry.lineage):
-        with pytest.raises(IntegrityError, match="linear/1: .*expected .* found|not as dlde"):
+        with pytest.raises(IntegrityError, match=r"linear/1: .*expected .* found|not as dlde"):
             call(root, "linear@champion")
     with pytest.raises(IntegrityError):
         registry.set_alias(root, "linear/1", "challenger")
@@ -126,7 +126,7 @@ def test_version_that_points_elsewhere_or_has_no_digest_is_refused(
         "linear", "file:///x/mlflow/artifacts/../../..", tags={registry.DIGEST_TAG: packed[1]}
     )
     api.create_model_version("linear", champion.source)
-    with pytest.raises(RegistryError, match="gone|outside"):
+    with pytest.raises(RegistryError, match=r"gone|outside"):
         registry.resolve(root, "linear/2")
     with pytest.raises(RegistryError, match="outside"):
         registry.resolve(root, "linear/3")

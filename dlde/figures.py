@@ -1,0 +1,157 @@
+"""Pictures of how a predicted field compares with its reference. No global state of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+INK, MUTED, REFERENCE, PREDICTION, TRAINED = "#333333", "#b0b0b0", "#1f4e79", "#e07b39", "#3a923a"
+
+
+def samples(
+    grid: Sequence[Array],
+    inputs: Tensor,
+    references: Tensor,
+    predictions: Tensor,
+    errors: Tensor,
+    *,
+    names: tuple[str, str],
+) -> Figure:
+    """The samples of smallest, median and largest relative error (sample,); fields (sample, *space, 1)."""
+    order = errors.argsort()
+    chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    titles = [f"{word}: sample {i}, relative error {errors[i]:.2g}" for word, i in chosen.items()]
+
+    def of(field: Tensor) -> list[Array]:
+        return [field[i, ..., 0].double().cpu().numpy() for i in chosen.values()]
+
+    draw = _lines if len(grid) == 1 else _images
+    return draw(grid, of(inputs), of(references), of(predictions), titles, names)
+
+
+def histogram(errors: Tensor) -> Figure:
+    """How many samples have which relative error (sample,)."""
+    values = errors.detach().double().cpu().numpy()
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    positive = values[values > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (0.5, 2.0)
+    bins = np.geomspace(low / 1.001, high * 1.001, 24)
+    axes.hist(values, bins.tolist(), color=REFERENCE, alpha=0.85, edgecolor="white", linewidth=0.5)
+    axes.axvline(values.mean(), color=PREDICTION, linewidth=1.8, label=f"mean {values.mean():.3g}")
+    axes.axvline(
+        float(np.median(values)),
+        color=INK,
+        linewidth=1.2,
+        linestyle="--",
+        label=f"median {np.median(values):.3g}",
+    )
+    axes.set_xscale("log")
+    axes.set(xlabel="relative L2 error", ylabel="test samples", title=f"Error of {len(values)} test samples")
+    axes.legend(frameon=False)
+    return _plain(figure)
+
+
+def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure:
+    """Mean relative error against the number of points per axis; `trained` is where weights were found."""
+    points, errors = np.array(curve).T
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(trained, color=TRAINED, linewidth=1.2, linestyle="--", label=f"trained at {trained} points")
+    axes.plot(points, errors, marker="o", color=REFERENCE, linewidth=1.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(points, [f"{n:g}" for n in points])
+    axes.set(
+        xlabel="points per axis",
+        title="The same weights at other resolutions",
+        ylabel="mean relative L2 error",
+    )
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0, 1.25 * errors.max())
+    axes.legend(frameon=False)
+    return _plain(figure)
+
+
+def _lines(
+    grid: Sequence[Array],
+    inputs: list[Array],
+    references: list[Array],
+    predictions: list[Array],
+    titles: list[str],
+    names: tuple[str, str],
+) -> Figure:
+    """Fields above, their error below."""
+    figure = Figure(figsize=(4.2 * len(titles), 4.6), layout="constrained")
+    rows = figure.subplots(2, len(titles), sharex=True, squeeze=False, height_ratios=[3, 1])
+    largest = max(
+        np.abs(prediction - reference).max()
+        for prediction, reference in zip(predictions, references, strict=True)
+    )
+    for column, title in enumerate(titles):
+        above, below = rows[0, column], rows[1, column]
+        above.plot(grid[0], inputs[column], color=MUTED, linewidth=1.2, label=f"input: {names[0]}")
+        above.plot(
+            grid[0], references[column], color=REFERENCE, linewidth=2.2, label=f"reference: {names[1]}"
+        )
+        above.plot(
+            grid[0], predictions[column], color=PREDICTION, linewidth=1.6, linestyle="--", label="prediction"
+        )
+        above.set_title(title, fontsize=10)
+        below.axhline(0, color=MUTED, linewidth=0.8)
+        below.plot(grid[0], predictions[column] - references[column], color=PREDICTION, linewidth=1.2)
+        below.set_ylim(-1.1 * largest - 1e-300, 1.1 * largest + 1e-300)
+        below.set_xlabel("x")
+    rows[1, 0].set_ylabel("error")
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return _plain(figure)
+
+
+def _images(
+    grid: Sequence[Array],
+    inputs: list[Array],
+    references: list[Array],
+    predictions: list[Array],
+    titles: list[str],
+    names: tuple[str, str],
+) -> Figure:
+    """One row for each sample: input, reference, prediction, error; the first axis points right."""
+    figure = Figure(figsize=(12.5, 2.9 * len(titles)), layout="constrained")
+    parts = figure.subfigures(len(titles), 1, squeeze=False)[:, 0]
+    extent = (grid[0][0], grid[0][-1], grid[1][0], grid[1][-1])
+    for row, (part, title) in enumerate(zip(parts, titles, strict=True)):
+        part.suptitle(title, fontsize=10)
+        error = predictions[row] - references[row]
+        shared = {"vmin": references[row].min(), "vmax": references[row].max()}
+        size = np.abs(error).max()
+        panels: list[tuple[str, Array, str, dict[str, float]]] = [
+            (f"input: {names[0]}", inputs[row], "viridis", {}),
+            (f"reference: {names[1]}", references[row], "viridis", shared),
+            ("prediction", predictions[row], "viridis", shared),
+            ("error", error, "RdBu_r", {"vmin": -size, "vmax": size}),
+        ]
+        for axes, (name, values, colours, limits) in zip(part.subplots(1, 4), panels, strict=True):
+            image = axes.imshow(values.T, origin="lower", extent=extent, cmap=colours, **limits)
+            part.colorbar(image, ax=axes, shrink=0.8)
+            axes.set_title(name, fontsize=9)
+            axes.set(xticks=extent[:2], yticks=extent[2:])
+    return figure
+
+
+def _plain(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
