@@ -55,7 +55,8 @@ class FieldMap(Spec):
         for split in ("train", "test"):
             if split not in data.samples:
                 raise _mistake(data, f"has no split {split!r}; it has {', '.join(data.samples)}")
-        if self.input == self.output and self._input_time(data) == self._output_time(data):
+        times = self._input_time(data), self._output_time(data)
+        if self.input == self.output and times[0] == times[1]:
             raise _mistake(
                 data, f"would be asked to map {self.input!r} to itself; choose map.output_time or map.output"
             )

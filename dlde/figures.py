@@ -142,7 +142,8 @@ def _images(
             image = axes.imshow(values.T, origin="lower", extent=extent, cmap=colours, **limits)
             part.colorbar(image, ax=axes, shrink=0.8)
             axes.set_title(name, fontsize=9)
-            axes.set(xticks=extent[:2], yticks=extent[2:])
+            axes.set_xticks(extent[:2], [f"{end:.3g}" for end in extent[:2]])
+            axes.set_yticks(extent[2:], [f"{end:.3g}" for end in extent[2:]])
     return figure
 
 

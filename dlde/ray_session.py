@@ -1,7 +1,7 @@
 """One Ray of our own, for as long as a command needs it: on loopback, behind a token, without noise.
 
 The token lives in the environment of this process and its children; nothing is written to the
-user's home folder. Ray's processes end with this one, however it ends.
+user's home folder. Where this process is killed, Ray's end by themselves within a minute.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice and reads 1e-3 as a number (YAML 1.1 does not)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(

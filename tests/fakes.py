@@ -71,7 +71,7 @@ class FakeRun:
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-            self.losses.append(float(total))
+            self.losses.append(float(total.detach()))
 
     def figure(self, name: str, figure: Figure) -> None:
         self.figures[name] = figure

@@ -50,14 +50,14 @@ def test_run_is_named_by_its_mathematics_alone() -> None:
         assert load(*TINY, other).job.run != base
 
 
-def test_override_of_data_reaches_the_recipe_with_its_preset() -> None:
+def test_override_of_data_reaches_the_recipe_with_its_preset(tmp_path: Path) -> None:
     recipe = load("data.solutions.preset=paper", "data.solutions.samples.test=7").data["solutions"]
     assert recipe.samples == {"train": 1000, "test": 7}
-    assert "--preset paper --set samples.test=7" in recipe.command
+    assert "--preset paper --set samples.test=7" in recipe.command(tmp_path)
 
 
 def test_what_is_named_wrongly_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="has no variant 'fnc'; did you mean 'fcn'"):
+    with pytest.raises(UnknownNameError, match="has no variant 'fnc'; did you mean 'fno' or 'fcn'"):
         load(variant="fnc")
     with pytest.raises(UnknownNameError, match="has no preset 'papr'; did you mean 'paper'"):
         load(preset="papr")

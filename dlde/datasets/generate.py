@@ -168,7 +168,7 @@ def _make(recipe: Recipe, store: Path, part: Part, count: int) -> Part:
 
 def _key(position: int) -> str:
     """A key for the task at that position: dask takes the last key first."""
-    return f"part-{10**9 - position}"
+    return f"part-{10**9 - 1 - position}"
 
 
 def _run(tasks: Sequence[Any], take: Callable[[Any], None], **how: Any) -> None:

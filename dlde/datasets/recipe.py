@@ -69,7 +69,7 @@ def _not_reserved(split: str) -> str:
 
 def _solvable(problem: Problem) -> Problem:
     if not isinstance(problem, Solvable):
-        raise ValueError(f"has no reference solver, so no data can be made of it")
+        raise ValueError("has no reference solver, so no data can be made of it")
     return problem
 
 

@@ -96,18 +96,23 @@ def serving(
 
 
 def serve_forever(ready: Callable[[Service], None], **arguments: Any) -> None:
-    """`serving` until SIGINT or SIGTERM; `ready` is called once the service answers."""
+    """`serving` until SIGINT or SIGTERM; `ready` is called once the service answers.
+
+    A signal during the start ends it as soon as Ray is up: cut short, Ray would leave processes behind.
+    """
     ended = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def end(signum: int, frame: FrameType | None) -> None:
         ended.set()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         with serving(**arguments) as service:
-            for number in before:  # Ray sets handlers of its own as it starts
+            for number in numbers:  # again: Ray sets handlers of its own as it starts
                 signal.signal(number, end)
-            ready(service)
+            if not ended.is_set():
+                ready(service)
             ended.wait()
     finally:
         for number, handler in before.items():

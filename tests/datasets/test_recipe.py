@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_command_names_the_recipe_as_it_was_loaded(file: Path, tmp_path: Path) -
     words = shlex.split(recipe.command(tmp_path))
     assert words[:4] == ["dlde", "data", "generate", str(file)]
     assert words[-2:] == ["--root", str(tmp_path)]
-    sets = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
+    sets = [word for before, word in pairwise(words) if before == "--set"]
     again = Recipe.load(str(file), preset="fine", overrides=parse_assignments(sets))
     assert again == recipe
 

@@ -175,7 +175,11 @@ def test_oversized_file_is_refused_before_it_is_read(packed: Packed) -> None:
         (lambda d: d["method"].update(lines=0), "method.lines: .*greater than 0"),
         (lambda d: d["info"]["data"]["train"]["problem"].update(name="x"), "model.json: "),
         (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=9), "do not fit"),
-        (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=10**8), "do not fit"),
+        (lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=10**8), "cannot be built"),
+        (
+            lambda d: d["info"]["data"]["train"]["axes"]["x"].update(num_points=10**4),
+            "tensor of 400000000",
+        ),
         (lambda d: d.update(code="import os"), "code: unknown key"),
         (lambda d: d.update(metrics=[1]), "metrics: .*dictionary"),
     ],

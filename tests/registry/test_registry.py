@@ -201,6 +201,40 @@ def test_nothing_is_printed(fresh_store: Path, tmp_path: Path) -> None:
     assert not [line for line in done.stderr.splitlines() if "mlflow" in line.lower() or "alembic" in line]
 
 
+@pytest.fixture
+def server(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same database, but as a server of somebody's: its files are fetched, not used in place."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
+    monkeypatch.chdir(tmp_path)  # MLflow's own place for files is below it
+    return tmp_path / "mlruns"
+
+
+def test_files_of_a_server_are_fetched_once_and_checked(server: Path, root: Path, champion: Version) -> None:
+    assert not list(root.glob("mlflow/artifacts"))
+    folder = registry.resolve(root, "linear@champion")
+    assert folder == root / "models" / champion.digest
+    (stored,) = server.rglob("card.md")
+    stored.write_text("altered at the server")
+    assert registry.resolve(root, "linear@champion") == folder
+    (folder / "card.md").write_text("altered here")
+    with pytest.raises(IntegrityError, match=r"linear/1: .*card\.md was altered"):
+        registry.resolve(root, "linear")
+    with pytest.raises(IntegrityError, match=r"linear/1: .*card\.md was altered"):
+        registry.resolve(root, "linear")
+    assert list((root / "models").iterdir()) == []
+
+
+def test_server_cannot_hand_over_other_files(server: Path, root: Path, champion: Version) -> None:
+    (stored,) = server.rglob("card.md")
+    (stored.parent / "weights.pkl").write_bytes(b"\x80\x04.")
+    folder = registry.resolve(root, "linear")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(package.LIMITS)
+    shutil.rmtree(root / "models")
+    stored.unlink()
+    with pytest.raises(RegistryError, match=r"linear/1: the server has no usable card\.md"):
+        registry.resolve(root, "linear")
+
+
 def test_unreachable_server_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

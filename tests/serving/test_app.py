@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ def model(original: tuple[Path, str]) -> package.Model:
 
 
 @pytest.fixture(scope="module")
-def client(model: package.Model) -> TestClient:
+def client(model: package.Model) -> Iterator[TestClient]:
     registered = {"name": "linear", "version": 3}
-    return TestClient(application.build(model, registered=registered, max_bytes=LIMIT))
+    with TestClient(application.build(model, registered=registered, max_bytes=LIMIT)) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
