@@ -11,8 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from dlde.errors import UnknownNameError
-from dlde.spec import nearest
+from dlde.errors import UnknownNameError, nearest
 
 Kind = Literal["problem", "method"]
 

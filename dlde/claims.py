@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dlde.errors import SpecError
-from dlde.spec import Spec, nearest
+from dlde.errors import SpecError, nearest
+from dlde.spec import Spec
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def demo(root: Path, *, workers: int, watch: Watch, say: Callable[[str], None], 
         ready = monotonic()
         answer = _ask(service.url, question)
         answered = monotonic()
-    difference = relative_l2(torch.from_numpy(answer)[None, :, None], torch.from_numpy(reference)[None, :, None])
+    difference = relative_l2(
+        torch.from_numpy(answer)[None, :, None], torch.from_numpy(reference)[None, :, None]
+    )
     return Summary(
         stages=stages,
         metrics={name: _metrics(done) for name, done in stages.items()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -85,3 +87,12 @@ class IntegrityError(RegistryError):
 
 class ServingError(DldeError):
     """The service did not start or did not answer."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a message: the known names that look most like `name`, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"known: {', '.join(known)}" if known else "none is known"

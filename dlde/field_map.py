@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from dlde import figures, metrics
 from dlde.datasets.info import DatasetInfo
-from dlde.errors import GridError, SpecError
+from dlde.errors import GridError, SpecError, nearest
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run, Terms
 from dlde.problem import Axis
-from dlde.spec import Spec, nearest
+from dlde.spec import Spec
 
 if TYPE_CHECKING:
     from dlde.datasets.dataset import Dataset

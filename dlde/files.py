@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dlde.errors import InputError, StorageFullError, UnknownNameError
-from dlde.spec import nearest
+from dlde.errors import InputError, StorageFullError, UnknownNameError, nearest
 
 Folder = Literal["data", "pipelines"]
 

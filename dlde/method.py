@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dlde import catalog
 from dlde.datasets.info import DatasetInfo
-from dlde.errors import InputError, SpecError
+from dlde.errors import InputError, SpecError, nearest
 from dlde.problem import AnyProblem, Axis
-from dlde.spec import Spec, nearest
+from dlde.spec import Spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -331,10 +331,12 @@ def _grid_mistakes(points: Tensor, dim: Dim, size: int | None) -> list[str]:
     axis = dim.axis
     assert axis is not None
     ends = "end point excluded" if axis.boundary == "periodic" else "both ends included"
+    if not points.numel() or not torch.isfinite(points).all():
+        return [f"coordinate {dim.name!r} is empty or not finite"]
     if points.ndim != 1 or (size is not None and points.numel() != size):
         return [f"coordinate {dim.name!r} has shape {tuple(points.shape)}, expected ({size},)"]
     expected = Axis(**{**axis.model_dump(), "num_points": points.numel()}).points
-    spacing = (axis.stop - axis.start) / max(points.numel(), 1)
+    spacing = (axis.stop - axis.start) / points.numel()
     if (points.double() - torch.from_numpy(expected)).abs().max() > 1e-3 * spacing:
         return [
             f"coordinate {dim.name!r}: the grid must be uniform from {axis.start:g} to {axis.stop:g}, "

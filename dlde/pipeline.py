@@ -17,13 +17,13 @@ from pydantic import BeforeValidator, PositiveInt
 
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
-from dlde.errors import InputError, SpecError, UnknownNameError
+from dlde.errors import InputError, SpecError, UnknownNameError, nearest
 from dlde.files import find_yaml, locked
 from dlde.method import AnyMethod
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
 from dlde.registry.registry import register
-from dlde.spec import Spec, nearest, override, read_yaml
+from dlde.spec import Spec, override, read_yaml
 from dlde.training import job as jobs
 from dlde.training import launch, tracking
 from dlde.training.job import Job

@@ -6,7 +6,6 @@ its dotted place, what was given and what is allowed; an unknown key names the n
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -20,7 +19,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ErrorType
 
-from dlde.errors import SpecError
+from dlde.errors import SpecError, nearest
 
 _STANDARD_ERRORS = frozenset(get_args(ErrorType))
 
@@ -65,15 +64,6 @@ def digest_of(plain: Any) -> str:
     """SHA-256 (hex) of plain data, in a canonical JSON form."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a message: the known names that look most like `name`, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"known: {', '.join(known)}" if known else "none is known"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -161,7 +151,9 @@ def _explain(line: Any, known: list[str]) -> InitErrorDetails:
             "unknown_key", "unknown key; {hint}", {"hint": nearest(str(line["loc"][0]), known)}
         )
     elif kind == "value_error":
-        error = PydanticCustomError("value_error", "{reason}", {"reason": str(context["error"])})
+        error = PydanticCustomError(
+            "value_error", "{reason}", {"reason": str(context.get("error", line["msg"]))}
+        )
     elif kind not in _STANDARD_ERRORS:
         error = PydanticCustomError(kind, "{reason}", {"reason": line["msg"]})
     return InitErrorDetails(type=error, loc=line["loc"], input=line["input"], ctx=context)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PositiveInt
 
-from dlde.errors import SpecError
+from dlde.errors import SpecError, nearest
 from dlde.method import Descent
-from dlde.spec import Spec, digest_of, nearest, override, parse_assignments, read_yaml
+from dlde.spec import Spec, digest_of, override, parse_assignments, read_yaml
 
 
 class Inner(Spec):

@@ -28,6 +28,13 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of cont
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what the libraries underneath say.")]
 
 
+def overrides(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """What `--set` asks for, by dotted path. Raises SpecError."""
+    from dlde.spec import parse_assignments
+
+    return parse_assignments(assignments or [])
+
+
 def emit(document: Mapping[str, Any], human: str, *, as_json: bool) -> None:
     """The command's result: the document with --json, the text for a person otherwise."""
     print(json.dumps(document, indent=1) if as_json else human, flush=True)

@@ -11,7 +11,6 @@ import typer
 from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, progress, report, table
 from dlde.errors import InputError
 from dlde.files import storage_root
-from dlde.spec import parse_assignments
 
 if TYPE_CHECKING:
     from dlde.datasets.dataset import Dataset
@@ -177,7 +176,7 @@ def plot(
 def _recipe(name: str, preset: str | None, assignments: list[str] | None) -> Recipe:
     from dlde.datasets.recipe import Recipe
 
-    return Recipe.load(name, preset=preset, overrides=parse_assignments(assignments or ()))
+    return Recipe.load(name, preset=preset, overrides=overrides(assignments))
 
 
 def _is_store(target: str) -> bool:

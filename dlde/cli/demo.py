@@ -63,7 +63,12 @@ def _text(done: Summary) -> str:
     ]
     shown = range(0, len(done.x), len(done.x) // 8)
     answers = [
-        [f"{done.x[i]:.3f}", f"{done.question[i]:+.4f}", f"{done.answer[i]:+.4f}", f"{done.reference[i]:+.4f}"]
+        [
+            f"{done.x[i]:.3f}",
+            f"{done.question[i]:+.4f}",
+            f"{done.answer[i]:+.4f}",
+            f"{done.reference[i]:+.4f}",
+        ]
         for i in shown
     ]
     return "\n".join(

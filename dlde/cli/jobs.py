@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlde.cli.console import Fresh, Json, Preset, Root, Set, Verbose, Workers, emit, progress, report, table
+from dlde.cli.console import (
+    Fresh,
+    Json,
+    Preset,
+    Root,
+    Set,
+    Verbose,
+    Workers,
+    emit,
+    overrides,
+    progress,
+    report,
+    table,
+)
 from dlde.files import storage_root
-from dlde.spec import parse_assignments
 
 if TYPE_CHECKING:
     from dlde.pipeline import Stage, Walk, Watch
@@ -119,7 +131,7 @@ def reproduce(
             pipeline,
             storage_root(root),
             preset=preset,
-            overrides=parse_assignments(set_ or []),
+            overrides=overrides(set_),
             seeds=parse_seeds(seeds),
             watch=watch,
             verbose=verbose,
@@ -153,10 +165,10 @@ def _walk(
 ) -> Walk:
     from dlde.pipeline import Pipeline, Walk
 
-    overrides = parse_assignments(set_ or [])
+    fields = overrides(set_)
     if workers is not None:
-        overrides["training.workers"] = workers
-    pipeline = Pipeline.load(name, preset=preset, overrides=overrides, variant=variant)
+        fields["training.workers"] = workers
+    pipeline = Pipeline.load(name, preset=preset, overrides=fields, variant=variant)
     return Walk(pipeline, storage_root(root), watch=watch, verbose=verbose)
 
 

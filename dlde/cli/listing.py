@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dlde.cli.console import Json, Preset, emit, table
-from dlde.errors import UnknownNameError
+from dlde.errors import UnknownNameError, nearest
 from dlde.files import find_yaml, yaml_files
-from dlde.spec import nearest, read_yaml
 
 
 class What(StrEnum):
@@ -37,6 +36,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one of them whole, with all its fields and defaults."""
+    from dlde.spec import read_yaml
+
     kinds = [what for what in What if name in _names(what, summaries=False)]
     if name.endswith((".yaml", ".yml")):
         kinds = [What.pipelines if "method" in read_yaml(find_yaml("pipelines", name)) else What.recipes]
@@ -53,6 +54,7 @@ def show(
 
 def _names(what: What, *, summaries: bool = True) -> dict[str, str]:
     from dlde import catalog
+    from dlde.spec import read_yaml
 
     if what in (What.recipes, What.pipelines):
         files = yaml_files("data" if what is What.recipes else "pipelines")

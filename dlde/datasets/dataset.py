@@ -14,8 +14,8 @@ from dlde.datasets import layout, parts
 from dlde.datasets.info import DatasetInfo, Statistics
 from dlde.datasets.parts import Part, Record
 from dlde.datasets.recipe import Recipe
-from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError
-from dlde.spec import digest_of, nearest
+from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError, nearest
+from dlde.spec import digest_of
 
 
 @dataclass(frozen=True)

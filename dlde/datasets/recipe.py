@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from dlde.errors import DldeError, SpecError, UnknownNameError
+from dlde.errors import DldeError, SpecError, UnknownNameError, nearest
 from dlde.files import find_yaml, storage_root
 from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
-from dlde.spec import Spec, digest_of, nearest, override, read_yaml
+from dlde.spec import Spec, digest_of, override, read_yaml
 
 FORMAT = 1  # of a store's folder; raised when older code could not read a newer store
 CHUNK_BYTES = 2 * 2**20  # a chunk holds consecutive samples up to about this many bytes

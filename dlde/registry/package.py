@@ -36,10 +36,11 @@ from dlde.errors import (
     RegistryError,
     SpecError,
     UnknownNameError,
+    nearest,
 )
 from dlde.files import disk_full_named
 from dlde.method import AnyMethod, DataInfo, Method, Operation
-from dlde.spec import Spec, nearest
+from dlde.spec import Spec
 
 FORMAT: Literal[1] = 1
 SEAL = "SHA256SUMS"

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from dlde.errors import InputError, IntegrityError, RegistryError, UnknownNameError
+from dlde.errors import InputError, IntegrityError, RegistryError, UnknownNameError, nearest
 from dlde.registry import package, store
-from dlde.spec import nearest
 
 DIGEST_TAG = "dlde.digest"
 DEFAULT_ALIAS = "champion"

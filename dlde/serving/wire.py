@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlde.errors import InputError
-from dlde.spec import nearest
+from dlde.errors import InputError, nearest
 
 MAX_BYTES = 64 << 20  # of a request's body, and of the arrays unpacked from it
 MAX_ARRAYS = 64

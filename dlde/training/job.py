@@ -23,12 +23,12 @@ import torch
 from dlde import __version__
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.recipe import Recipe
-from dlde.errors import SpecError, UnknownNameError
+from dlde.errors import SpecError, UnknownNameError, nearest
 from dlde.files import write_json
 from dlde.method import AnyMethod, Comm, DataInfo, Evaluation
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
-from dlde.spec import Spec, digest_of, nearest
+from dlde.spec import Spec, digest_of
 from dlde.training.run import EngineRun, Execution, Progress
 
 FORMAT = 1  # of a run's folder; part of its name
