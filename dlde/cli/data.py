@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, progress, report, table
+from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, overrides, progress, report, table
 from dlde.errors import InputError
 from dlde.files import storage_root
 

@@ -25,10 +25,10 @@ from dlde.errors import GridError
 
 Road = Literal["auto", "matrix", "fft"]
 
-# Up to so many modes per axis, by number of axes, the matrix road is the faster one. Measured forward
-# and back on one CPU core, from 2 * modes to 16384 points in 1-D and 256 x 256 in 2-D: the number
-# of points hardly matters, as the FFT road pays for strided memory too.
-MATRIX_MODES = {1: 64, 2: 24}
+# Up to so many modes per axis, by number of axes, the matrix road is the faster one on one CPU core; at
+# 128 modes in 1-D and 24 in 2-D they are about equal. The number of points hardly matters, as the FFT
+# road pays for strided memory too. `python benchmarks/fno_step.py --roads` prints the table.
+MATRIX_MODES = {1: 64, 2: 16}
 
 
 class SpectralConv1d(nn.Module):
