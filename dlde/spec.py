@@ -33,12 +33,30 @@ class Spec(BaseModel):
     @classmethod
     def _name_nearest_key(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return handler(value)
+            return handler(cls._over_defaults(value))
         except ValidationError as error:
             known = sorted(cls.model_fields)
             raise ValidationError.from_exception_data(
                 cls.__name__, [_explain(line, known) for line in error.errors()]
             ) from None
+
+    @classmethod
+    def _over_defaults(cls, value: Any) -> Any:
+        """Fields of a nested noun that are not given are those of this noun's default for it.
+
+        `descent: {steps: 10}` keeps the rate that the method's author chose. Another `kind` than the
+        default's starts from that kind's own defaults.
+        """
+        if not isinstance(value, Mapping):
+            return value
+        merged = dict(value)
+        for name, field in cls.model_fields.items():
+            given = merged.get(name)
+            if isinstance(field.default, Spec) and isinstance(given, Mapping):
+                default = field.default.model_dump()
+                if given.get("kind", default.get("kind")) == default.get("kind"):
+                    merged[name] = {**default, **given}
+        return merged
 
     @classmethod
     def parse(cls, raw: Any, *, source: str) -> Self:

@@ -24,11 +24,11 @@ def test_dump_is_enough_to_load_again() -> None:
 
 
 @pytest.mark.parametrize("preset", [None, "paper"])
-@pytest.mark.parametrize("variant", [None, "fno", "fcn"])
+@pytest.mark.parametrize("variant", [None, "fno", "fcn", "fcn-dilated"])
 def test_every_preset_and_variant_loads(preset: str | None, variant: str | None) -> None:
     pipeline = Pipeline.load("neural-operator", preset=preset, variant=variant)
-    assert pipeline.dump()["method"]["name"] == (variant or "fno")
-    assert pipeline.model_name == ("neural-operator-fcn" if variant == "fcn" else "neural-operator")
+    assert pipeline.dump()["method"]["name"] == (variant or "fno").partition("-")[0]
+    assert pipeline.model_name == "neural-operator" + ("" if variant in (None, "fno") else f"-{variant}")
     pipeline.job.check(workers=2)
 
 
@@ -67,7 +67,7 @@ def test_what_is_named_wrongly_is_refused(tmp_path: Path) -> None:
         load("data.solutions={recipe: burgers-1d-grf, sets: {}}")
     own = tmp_path / "own.yaml"
     own.write_text("method: {name: fno}\nstudy: {variants: {fno: {}}}\n")
-    with pytest.raises(SpecError, match=r"needs the variants \['fcn'\]"):
+    with pytest.raises(SpecError, match=r"needs the variants \['fcn', 'fcn-dilated'\]"):
         Pipeline.load(str(own))
     own.write_text("method: {name: fno}\ndata: {fields: burgers-1d-grf}\n")
     with pytest.raises(

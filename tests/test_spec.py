@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from dlde.errors import SpecError, nearest
 from dlde.method import Descent
@@ -60,6 +60,28 @@ def test_all_mistakes_are_reported_at_once() -> None:
 )
 def test_wrong_type_or_range_says_what_was_given(raw: Any, message: str) -> None:
     assert mistakes(raw) == [message]
+
+
+class Plain(Spec):
+    kind: Literal["plain"] = "plain"
+    depth: int = 1
+
+
+class Wide(Spec):
+    kind: Literal["wide"] = "wide"
+    depth: int = 2
+
+
+class Author(Spec):
+    inner: Inner = Inner(width=7, rates=(0.5,))
+    either: Annotated[Plain | Wide, Field(discriminator="kind")] = Plain(depth=5)
+
+
+def test_fields_not_given_are_those_of_the_default_in_place() -> None:
+    assert Author.parse({"inner": {"width": 8}}, source="x").inner == Inner(width=8, rates=(0.5,))
+    assert Author.parse({"either": {}}, source="x").either == Plain(depth=5)
+    assert Author.parse({"either": {"kind": "plain"}}, source="x").either == Plain(depth=5)
+    assert Author.parse({"either": {"kind": "wide"}}, source="x").either == Wide(depth=2)
 
 
 def test_nouns_are_frozen() -> None:

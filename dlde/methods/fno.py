@@ -146,11 +146,13 @@ def claim(results: Table) -> list[Check]:
     network trained at 128 points is evaluated at 1024, where the convolutional one's at least doubles.
     From the Burgers results of arXiv 2010.08895, at viscosity 0.1 and full size: 0.0149 at 256 points
     and 0.0139 at 8192, against 0.0958 for the FCN at 256. The thresholds are estimates for the small
-    configuration, fixed before any training.
+    configuration, fixed before any training. The network dilated to see the whole training grid,
+    which the paper does not have, comes closer than half (docs/decisions/0005): of it the claim says
+    only that its error is not below the operator's.
     """
     errors = {
         (variant, metric): results.mean(metric, variant=variant)
-        for variant in ("fno", "fcn")
+        for variant in claim.needs  # type: ignore[attr-defined]
         for metric in ("relative_l2", "relative_l2_fine")
     }
     seeds = tuple(sorted(results.by_seed("relative_l2", variant="fno")))
@@ -163,9 +165,10 @@ def claim(results: Table) -> list[Check]:
     return [
         at_most("relative L2 error of the FNO is at most 0.04 (estimate)", fno, 0.04),
         at_most("it is at most half of the FCN's (estimate; 1/6 in the paper)", fno, 0.5 * fcn),
+        at_most("it is at most the dilated FCN's", fno, errors["fcn-dilated", "relative_l2"]),
         at_most("at the finest resolution the FNO's is at most 1.15 times as large", fno_fine, 1.15 * fno),
         at_most("at the finest resolution the FCN's is at least twice as large", 2 * fcn, fcn_fine),
     ]
 
 
-claim.needs = ("fno", "fcn")  # type: ignore[attr-defined]
+claim.needs = ("fno", "fcn", "fcn-dilated")  # type: ignore[attr-defined]

@@ -14,6 +14,8 @@ from dlde.methods.fcn import FCN, ConvolutionalNetwork
 from dlde.methods.fno import FNO
 from tests.fakes import FakeRun, axis, waves
 
+DILATIONS = (1, 2, 4, 8, 4, 2)
+
 
 def network(*boundaries: Any, dilations: tuple[int, ...] = (1, 2)) -> ConvolutionalNetwork:
     torch.manual_seed(0)
@@ -23,18 +25,25 @@ def network(*boundaries: Any, dilations: tuple[int, ...] = (1, 2)) -> Convolutio
 
 def test_it_has_as_many_weights_and_epochs_as_the_operator() -> None:
     info = FakeRun(waves(128)).info
-    fcn, fno = (sum(p.numel() for p in method.build(info).parameters()) for method in (FCN(), FNO()))
-    assert 0.8 < fcn / fno < 1.2
+    dilated = FCN(width=48, kernel=5, dilations=DILATIONS)
+    weights = [sum(p.numel() for p in method.build(info).parameters()) for method in (FNO(), FCN(), dilated)]
+    assert all(0.8 < fcn / weights[0] < 1.2 for fcn in weights[1:])
     assert (FCN().descent.steps, FCN().descent.batch) == (FNO().descent.steps, FNO().descent.batch)
     assert FCN().map == FNO().map
 
 
-def test_every_point_sees_the_whole_training_grid() -> None:
-    """The gradient of one output reaches every input."""
+@pytest.mark.parametrize(
+    ("method", "seen"),
+    [(FCN(), 97), (FCN(width=48, kernel=5, dilations=DILATIONS), 128)],
+    ids=["plain", "dilated"],
+)
+def test_how_much_of_the_training_grid_a_point_sees(method: FCN, seen: int) -> None:
+    """The gradient of one output reaches so many inputs."""
     torch.manual_seed(0)
     u = torch.randn(1, 128, 1, requires_grad=True)
-    FCN().build(FakeRun(waves(128)).info)(u)[0, 0].sum().backward()
-    assert (u.grad != 0).all()
+    method.build(FakeRun(waves(128)).info)(u)[0, 0].sum().backward()
+    assert u.grad is not None
+    assert int((u.grad != 0).sum()) == seen
 
 
 @pytest.mark.parametrize("points", [(8,), (9, 12)], ids=str)
@@ -62,7 +71,7 @@ def test_axes_are_not_mixed_up() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     info = FakeRun(waves(64)).info
-    with pytest.raises(GridError, match=r"reach 32 points to either side need at least 32 .* grid has 16"):
+    with pytest.raises(GridError, match=r"reach 64 points to either side need at least 64 .* grid has 16"):
         FCN(dilations=(1, 16), map=FieldMap(num_points=16)).check(info)
     with pytest.raises(GridError, match="at least 2 points per axis, but the grid has 9 x 1"):
         network("periodic", "periodic")(torch.zeros(1, 9, 1, 1))

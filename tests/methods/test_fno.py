@@ -151,15 +151,17 @@ def rows(**errors: tuple[float, float]) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("fno", "fcn", "held"),
+    ("fno", "fcn", "dilated", "held"),
     [
-        ((0.02, 0.022), (0.1, 0.3), [True, True, True, True]),
-        ((0.05, 0.05), (0.09, 0.3), [False, False, True, True]),
-        ((0.02, 0.03), (0.1, 0.15), [True, True, False, False]),
+        ((0.02, 0.022), (0.1, 0.3), (0.03, 1.0), [True, True, True, True, True]),
+        ((0.05, 0.05), (0.09, 0.3), (0.03, 1.0), [False, False, False, True, True]),
+        ((0.02, 0.03), (0.1, 0.15), (0.02, 1.0), [True, True, True, False, False]),
     ],
 )
-def test_the_claim(fno: tuple[float, float], fcn: tuple[float, float], held: list[bool]) -> None:
-    checks = claim(rows(fno=fno, fcn=fcn))
+def test_the_claim(
+    fno: tuple[float, float], fcn: tuple[float, float], dilated: tuple[float, float], held: list[bool]
+) -> None:
+    checks = claim(rows(**{"fno": fno, "fcn": fcn, "fcn-dilated": dilated}))
     assert [check.holds for check in checks] == held
     assert all(check.seeds == (0, 1, 2) for check in checks)
-    assert claim.needs == ("fno", "fcn")
+    assert claim.needs == ("fno", "fcn", "fcn-dilated")
