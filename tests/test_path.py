@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from dlde.cli import main
 from dlde.datasets.dataset import open_dataset
 from dlde.registry import package
 from tests.conftest import command, environment, tiny
@@ -60,42 +62,52 @@ def started(root: Path, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
         process.wait()
 
 
-def test_second_walk_finds_everything_done(dlde: Dlde, tmp_path: Path) -> None:
-    code, first, _ = dlde("run", "neural-operator", *tiny())
-    assert code == 0
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A storage root where the tiny pipeline was walked once, and what the command said."""
+    root = tmp_path_factory.mktemp("walked")
+    done = subprocess.run(
+        [*command("run", "neural-operator", *tiny()), "--json"],
+        capture_output=True, text=True, env=environment(root), check=True, cwd=root,
+    )  # fmt: skip
+    return root, json.loads(done.stdout)
+
+
+def test_second_walk_finds_everything_done(dlde: Dlde, walked: tuple[Path, Any]) -> None:
+    root, first = walked
     assert [(s["stage"], s["state"]) for s in first["stages"]] == [
         ("generate", "done"), ("train", "done"), ("evaluate", "done"), ("register", "done")
     ]  # fmt: skip
-    code, second, _ = dlde("run", "neural-operator", *tiny())
+    code, second, _ = dlde("run", "neural-operator", *tiny(), root=root)
     assert code == 0
     assert [s["state"] for s in second["stages"]] == ["found"] * 4
     assert all(second[key] == first[key] for key in ("run", "model", "metrics"))
     assert first["model"] == "neural-operator/1"
-    written = {path.name for path in tmp_path.iterdir()}
+    written = {path.name for path in root.iterdir()}
     assert written == {"data", "runs", "mlflow"}
 
-    code, measured, _ = dlde("evaluate", "neural-operator@champion")
+    code, measured, _ = dlde("evaluate", "neural-operator@champion", root=root)
     assert code == 0
     assert measured["metrics"]["relative_l2"] == first["metrics"]["relative_l2"]
-    code, lineage, _ = dlde("models", "lineage", "neural-operator@champion")
+    code, lineage, _ = dlde("models", "lineage", "neural-operator@champion", root=root)
     assert code == 0
     assert lineage["complete"], lineage["missing"]
 
 
-@pytest.mark.parametrize("rows", [3, 24])
-def test_killed_driver_continues_to_the_undisturbed_end(dlde: Dlde, tmp_path: Path, rows: int) -> None:
+def test_driver_killed_twice_continues_to_the_undisturbed_end(dlde: Dlde, tmp_path: Path) -> None:
     """Bitwise: in process, one thread. SIGKILL leaves no time for anything."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     steps = "method.descent.steps=400"
     code, undisturbed, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "a")
     assert code == 0
-    with started(tmp_path / "b", "train", "neural-operator", *tiny(steps)) as process:
-        wait_for(lambda: has_rows(tmp_path / "b", rows), process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     run = undisturbed["run"]
-    assert len(curve(tmp_path / "b", run)) < 400
+    for rows in (3, 150):
+        with started(tmp_path / "b", "train", "neural-operator", *tiny(steps)) as process:
+            wait_for(lambda rows=rows: has_rows(tmp_path / "b", rows), process)  # type: ignore[misc]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert rows <= len(curve(tmp_path / "b", run)) < 400
     code, resumed, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "b")
     assert code == 0
     assert curve(tmp_path / "a", run) == curve(tmp_path / "b", run)
@@ -134,15 +146,16 @@ def test_two_ray_workers_survive_a_killed_one_and_agree_with_one_process(dlde: D
     assert two["metrics"]["relative_l2"] == pytest.approx(one["metrics"]["relative_l2"], rel=0.02)
 
 
-def test_served_model_answers_as_in_process_and_leaves_nothing_behind(dlde: Dlde, tmp_path: Path) -> None:
-    code, walked, _ = dlde("run", "neural-operator", *tiny())
-    assert code == 0
-    port = 18765
-    with started(tmp_path, "serve", "neural-operator@champion", "--port", str(port)) as process:
+def test_served_model_answers_as_in_process_and_leaves_nothing_behind(walked: tuple[Path, Any]) -> None:
+    root, walk = walked
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with started(root, "serve", "neural-operator@champion", "--port", str(port)) as process:
         assert process.stdout is not None
         while f":{port}" not in process.stdout.readline():
             assert process.poll() is None
-        u = open_dataset(walked["stages"][0]["store"]).read("test", "u", time=0)[:2, ::2, None]
+        u = open_dataset(walk["stages"][0]["store"]).read("test", "u", time=0)[:2, ::2, None]
         body = json.dumps({"inputs": {"u": u.tolist()}}).encode()
         url = f"http://127.0.0.1:{port}/predict"
         kind = {"content-type": "application/json"}
@@ -158,12 +171,31 @@ def test_served_model_answers_as_in_process_and_leaves_nothing_behind(dlde: Dlde
         assert process.returncode == 0
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
-    model = package.read(tmp_path / "runs" / walked["run"] / "model")
+    model = package.read(root / "runs" / walk["run"] / "model")
     outputs, _ = model.answer("predict", {"u": torch.from_numpy(u)})
     np.testing.assert_allclose(answered, outputs["u"].numpy(), rtol=1e-6, atol=1e-7)
 
 
-def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(dlde: Dlde, tmp_path: Path) -> None:
+@pytest.fixture
+def called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, Any, str]]:
+    """`dlde … --json` in this process, through the console script's own function."""
+    monkeypatch.setenv("DLDE_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def call(*arguments: str, root: Path = tmp_path) -> tuple[int, Any, str]:
+        monkeypatch.setenv("DLDE_ROOT", str(root))
+        monkeypatch.setattr("sys.argv", ["dlde", *arguments, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), json.loads(captured.out), captured.err
+
+    return call
+
+
+def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(called: Dlde, tmp_path: Path) -> None:
     for arguments, message in (
         (["run", "neural-operater"], "unknown pipeline 'neural-operater'; did you mean 'neural-operator'?"),
         (["train", "neural-operator", "--preset", "papr"], "no preset 'papr'; did you mean 'paper'?"),
@@ -177,11 +209,11 @@ def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(dlde: Dld
         (["evaluate", "nothing"], "unknown model 'nothing'"),
         (["show", "fn"], "nothing is called 'fn'"),
     ):
-        code, document, stderr = dlde(*arguments)
+        code, document, stderr = called(*arguments)
         assert code == 2, (arguments, stderr)
         assert message in document["error"]["message"], arguments
         assert message in stderr
-    code, document, _ = dlde(
+    code, document, _ = called(
         "train", "neural-operator", "--set", "method.widht=3", "--set", "seed=-1",
         "--set", "data.solutions.samples.train=0", "--set", "method.descent.rate=fast",
     )  # fmt: skip
@@ -194,30 +226,46 @@ def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(dlde: Dld
 
 
 @pytest.mark.parametrize("what", ["problems", "recipes", "methods", "pipelines"])
-def test_list_and_show(dlde: Dlde, what: str) -> None:
-    code, listed, _ = dlde("list", what)
+def test_list_and_show(called: Dlde, what: str) -> None:
+    code, listed, _ = called("list", what)
     assert code == 0
     assert listed[what]
     for name, summary in listed[what].items():
         assert summary, f"{name} does not say what it is"
-        code, shown, _ = dlde("show", name)
+        code, shown, _ = called("show", name)
         assert code == 0
         assert shown[what.removesuffix("s")]
 
 
-def test_altered_model_is_refused(dlde: Dlde, tmp_path: Path) -> None:
-    code, _, _ = dlde("run", "neural-operator", *tiny())
-    assert code == 0
-    weights = next(path for path in (tmp_path / "mlflow").rglob("model.safetensors"))
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    for arguments in (["evaluate"], ["serve"]):
-        code, document, _ = dlde(*arguments, "neural-operator@champion")
+def test_altered_model_is_refused(called: Dlde, walked: tuple[Path, Any]) -> None:
+    root, _ = walked
+    weights = next(path for path in (root / "mlflow").rglob("model.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        for word in ("evaluate", "serve"):
+            code, document, _ = called(word, "neural-operator@champion", root=root)
+            assert code == 1
+            assert document["error"]["type"] == "IntegrityError"
+            assert "expected" in document["error"]["message"]
+            assert "found" in document["error"]["message"]
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_training_refuses_damaged_data(called: Dlde, walked: tuple[Path, Any]) -> None:
+    root, walk = walked
+    chunk = next((Path(walk["stages"][0]["store"]) / "train" / "u").glob("c.1*"))
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    try:
+        code, document, _ = called("train", "neural-operator", *tiny("seed=9"), root=root)
         assert code == 1
-        assert document["error"]["type"] == "IntegrityError"
-        assert "expected" in document["error"]["message"]
-        assert "found" in document["error"]["message"]
+        assert document["error"]["type"] == "DamagedDataError"
+        assert "part train-00001" in document["error"]["message"]
+        assert "dlde data generate" in document["error"]["message"]
+    finally:
+        chunk.write_bytes(whole)
 
 
 def test_import_and_help_load_nothing_heavy() -> None:
