@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -77,6 +77,26 @@ def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 1.25 * errors.max())
     axes.legend(frameon=False)
+    return _plain(figure)
+
+
+def losses(phases: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Every loss term of every phase against its step; rows hold `step`, `seconds` and the terms."""
+    figure = Figure(figsize=(5.5 * len(phases), 3.6), layout="constrained")
+    for axes, (phase, rows) in zip(
+        figure.subplots(1, len(phases), squeeze=False)[0], phases.items(), strict=True
+    ):
+        names = dict.fromkeys(key for row in rows for key in row if key not in ("step", "seconds"))
+        for name in names:
+            curve = np.array([(row["step"], row[name]) for row in rows if name in row])
+            width = max(1, len(curve) // 100)
+            smooth = np.convolve(curve[:, 1], np.ones(width) / width, "valid")
+            (line,) = axes.plot(curve[:, 0], curve[:, 1], linewidth=0.6, alpha=0.35)
+            axes.plot(curve[width - 1 :, 0], smooth, color=line.get_color(), linewidth=1.8, label=name)
+        if all(row[name] > 0 for row in rows for name in names if name in row):
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel="loss", title=f"Training, phase {phase}")
+        axes.legend(frameon=False)
     return _plain(figure)
 
 

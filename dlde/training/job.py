@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from dlde import __version__
+from dlde import __version__, figures
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import SpecError, UnknownNameError, nearest
@@ -138,7 +138,10 @@ def evaluate(job: Job, root: Path, *, device: torch.device | str = "cpu") -> Eva
     folder = job.folder(root)
     model = package.read(folder / "model", device=str(device))
     data, info = open_data(job, root)
-    measured = job.method.evaluate(model.module, EngineRun(folder, info, data, seed=job.seed, device=device))
+    run = EngineRun(folder, info, data, seed=job.seed, device=device)
+    measured = job.method.evaluate(model.module, run)
+    if phases := _curves(folder):
+        run.figure("loss", figures.losses(phases))
     weights = sum(parameter.numel() for parameter in model.module.parameters())
     evaluation = replace(measured, metrics={**measured.metrics, "num_parameters": float(weights)})
     package.write(
@@ -160,6 +163,13 @@ def metrics_of(folder: Path) -> dict[str, float] | None:
         return None
     metrics: dict[str, float] = json.loads(path.read_text())["metrics"]
     return metrics
+
+
+def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
+    curves = {
+        path.stem: path.read_text().splitlines() for path in sorted((folder / "curves").glob("*.jsonl"))
+    }
+    return {phase: [json.loads(row) for row in rows] for phase, rows in curves.items() if rows}
 
 
 def open_data(job: Job, root: Path) -> tuple[dict[str, Dataset], DataInfo]:
