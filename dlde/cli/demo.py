@@ -20,7 +20,7 @@ def demo(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Generate, train, register, serve and ask, on Burgers' equation, in a few minutes."""
+    """The whole path on one problem, in minutes."""
     from dlde.demo import demo as walk
 
     with watching() as watch:

@@ -43,7 +43,10 @@ def run(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Generate, train, evaluate and register. Run again, it finds what is done."""
+    """Generate, train, evaluate and register.
+
+    Run again, it finds what is done; killed, it continues.
+    """
     with watching() as watch:
         walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
         stages = walk(fresh=fresh)
@@ -75,7 +78,10 @@ def train(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train (and generate data that is missing); the same command again continues."""
+    """Train a pipeline's method.
+
+    Data that are missing are generated first. The same command again continues.
+    """
     with watching() as watch:
         walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
         walk.generate(workers=workers or 1)
@@ -103,7 +109,10 @@ def evaluate(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model on its own test data, or on another dataset."""
+    """Measure a trained model.
+
+    On its own test data, or on another dataset (--data).
+    """
     from dlde.evaluation import evaluate as measure
 
     result = measure(what, storage_root(root), data=data)
@@ -122,7 +131,10 @@ def reproduce(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Run the pipeline's study and check its method's claim; exit code 3 where it does not hold."""
+    """Run a study and check the method's claim.
+
+    Exit code 3 where a condition does not hold.
+    """
     from dlde.study import parse_seeds
     from dlde.study import reproduce as study
 

@@ -25,7 +25,7 @@ def list_names(
     what: Annotated[What, typer.Argument(help="What to list.")],
     as_json: Json = False,
 ) -> None:
-    """List problems, recipes, methods or pipelines, each with a line on what it is."""
+    """List problems, recipes, methods, pipelines."""
     rows = _names(what)
     emit({what.value: rows}, table(["name", "what it is"], list(rows.items())), as_json=as_json)
 
@@ -35,7 +35,7 @@ def show(
     preset: Preset = None,
     as_json: Json = False,
 ) -> None:
-    """Show one of them whole, with all its fields and defaults."""
+    """Show one of them with all its fields."""
     from dlde.spec import read_yaml
 
     kinds = [what for what in What if name in _names(what, summaries=False)]
@@ -80,11 +80,27 @@ def _shown(what: What, name: str, preset: str | None) -> dict[str, Any]:
         return Recipe.load(name, preset=preset).dump()
     kind: Any = what.value.removesuffix("s")
     found = catalog.find(kind, name)
-    fields = {
-        key: {"type": str(field.annotation).replace("typing.", ""), "default": repr(field.default)}
-        for key, field in found.model_fields.items()
-    }
-    return {"about": (found.__doc__ or "").strip(), "fields": fields}
+    return {"about": (found.__doc__ or "").strip(), "fields": _fields(found)}
+
+
+def _fields(noun: Any, place: str = "", default: Any = None) -> dict[str, dict[str, Any]]:
+    """Type and default of every field, those of nested nouns by their dotted place."""
+    from pydantic_core import PydanticUndefined
+
+    from dlde.spec import Spec
+
+    found: dict[str, dict[str, Any]] = {}
+    for key, field in noun.model_fields.items():
+        value = getattr(default, key) if default is not None else field.default
+        if isinstance(value, Spec):
+            found |= _fields(type(value), f"{place}{key}.", value)
+        else:
+            kind = getattr(field.annotation, "__name__", "") if not str(field.annotation).count("[") else ""
+            found[f"{place}{key}"] = {
+                "type": kind or str(field.annotation).replace("typing.", ""),
+                "default": "required" if value is PydanticUndefined else value,
+            }
+    return found
 
 
 def _yaml(kind: str, value: dict[str, Any]) -> str:

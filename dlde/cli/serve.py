@@ -30,7 +30,10 @@ def serve(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a model's operations over HTTP (JSON or .npz) until Ctrl-C or SIGTERM."""
+    """Serve a registered model over HTTP.
+
+    JSON or .npz, until Ctrl-C or SIGTERM.
+    """
     from dlde.serving.deploy import serve_forever
 
     def ready(service: Service) -> None:
