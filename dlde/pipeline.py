@@ -207,7 +207,7 @@ class Walk:
         found = metrics is not None
         if metrics is None:
             metrics = jobs.evaluate(self.job, self.root).metrics
-        tracking.sync(self.root, self.folder, name=self.pipeline.name)
+        tracking.sync_if_possible(self.root, self.folder, name=self.pipeline.name)
         return self._ended("evaluate", not found, began, {"run": self.job.run, "metrics": metrics})
 
     def register(self) -> Stage:

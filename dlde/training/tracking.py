@@ -54,6 +54,15 @@ def sync(root: Path, folder: Path, *, name: str) -> str:
     return str(run)
 
 
+def sync_if_possible(root: Path, folder: Path, *, name: str) -> None:
+    """`sync`, or a warning: a tracker that is gone stops nothing, and a later call sends what is missing."""
+    try:
+        sync(root, folder, name=name)
+    except Exception as error:  # whatever a server or its database does
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        logger.warning("MLflow is not up to date, everything else goes on: %s", reason)
+
+
 class Tracker:
     """Keeps MLflow up to date beside a training, in a thread; a tracker that fails stops nothing."""
 
@@ -74,10 +83,7 @@ class Tracker:
 
     def _follow(self) -> None:
         while True:
-            try:
-                sync(self.root, self.folder, name=self.name)
-            except Exception as error:  # whatever a server does: the folder keeps all, a later sync sends it
-                logger.warning("tracking is behind, training goes on: %s", error)
+            sync_if_possible(self.root, self.folder, name=self.name)
             if self.ended.wait(SYNC_SECONDS):
                 return
 
