@@ -93,7 +93,10 @@ def prepare(job: Job, root: Path, *, workers: int, fresh: bool = False) -> Path:
     """The run's folder with its `job.json`; `fresh` empties it first."""
     folder = job.folder(root)
     if fresh and folder.exists():
-        shutil.rmtree(folder)
+        removed = folder.with_name(f".{folder.name}.removed")  # at once: half a folder would be continued
+        shutil.rmtree(removed, ignore_errors=True)
+        folder.rename(removed)
+        shutil.rmtree(removed)
     if not (folder / "job.json").exists():
         content = {"run": job.run, "job": job.dump(), "code": code_version(), "started": time.time()}
         write_json(folder / "job.json", content)

@@ -69,6 +69,8 @@ def train(
             try:
                 trainer.fit()
             except Exception as error:
+                if (folder / "failure.json").exists():
+                    raise _failure(folder) from None
                 raise TrainingError(
                     f"the workers of run {job.run} died {RESTARTS + 1} times; the last reason: "
                     f"{str(error).strip().splitlines()[-1]}. Run the same command again to go on from the "
@@ -76,21 +78,26 @@ def train(
                     run=job.run,
                 ) from error
     _remove(folder / "ray")
-    failure = folder / "failure.json"
-    if failure.exists():
-        raise _failure(json.loads(failure.read_text()))
+    if (folder / "failure.json").exists():
+        raise _failure(folder)
     if not jobs.is_trained(folder):
         raise TrainingError(f"the workers of run {job.run} ended without a model", run=job.run)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker. An error of ours is left in the folder: starting again would not cure it."""
+    """One Ray Train worker.
+
+    An error of ours is left in the folder and raised, so that Ray ends the other workers, who may be
+    waiting for this one; starting again would not cure it, so the workers that follow return at once.
+    """
     import ray.train.torch
 
     torch.set_num_threads(config["threads"])
     root = Path(config["root"])
     job = Job.parse(json.loads(config["job"]), source="job")
     folder = job.folder(root)
+    if (folder / "failure.json").exists():
+        return
     comm = Distributed()
     try:
         jobs.train(
@@ -102,8 +109,8 @@ def _worker(config: dict[str, Any]) -> None:
             progress=lambda progress: _publish(folder / "progress.json", progress),
         )
     except DldeError as error:
-        if comm.rank == 0 or not (folder / "failure.json").exists():
-            write_json(folder / "failure.json", {"type": type(error).__name__, "message": error.message})
+        write_json(folder / "failure.json", {"type": type(error).__name__, "message": error.message})
+        raise
 
 
 def _publish(path: Path, progress: Progress) -> None:
@@ -137,9 +144,10 @@ class _Watching:
             self.show(Progress(**json.loads(self.path.read_text())))
 
 
-def _failure(failure: dict[str, str]) -> DldeError:
+def _failure(folder: Path) -> DldeError:
     from dlde import errors
 
+    failure = json.loads((folder / "failure.json").read_text())
     kind = getattr(errors, failure["type"], TrainingError)
     error: DldeError = kind(failure["message"])
     return error
