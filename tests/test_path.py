@@ -6,11 +6,9 @@ import json
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +21,9 @@ from dlde.cli import main
 from dlde.datasets.dataset import open_dataset
 from dlde.registry import package
 from tests.conftest import command, environment, tiny
+from tests.processes import curve, has_rows, started, wait_for
 
 Dlde = Callable[..., tuple[int, Any, str]]
-DEADLINE = 120.0
-
-
-def curve(root: Path, run: str) -> list[dict[str, float]]:
-    rows = [
-        json.loads(line) for line in (root / "runs" / run / "curves" / "fit.jsonl").read_text().splitlines()
-    ]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Poll until `what` holds; fails when the process ends before, or after the deadline."""
-    end = time.monotonic() + DEADLINE
-    while not what():
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < end, "deadline"
-        time.sleep(0.002)
-
-
-def has_rows(root: Path, rows: int) -> bool:
-    return any(path.read_bytes().count(b"\n") >= rows for path in root.glob("runs/*/curves/fit.jsonl"))
-
-
-@contextmanager
-def started(root: Path, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
-    """A dlde process in a session of its own, so that all it started can be found and ended."""
-    process = subprocess.Popen(
-        command(*arguments), env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, start_new_session=True, cwd=root,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +80,6 @@ def test_driver_killed_twice_continues_to_the_undisturbed_end(dlde: Dlde, tmp_pa
         package.read(tmp_path / name / "runs" / run / "model").module.state_dict() for name in ("a", "b")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def test_two_ray_workers_survive_a_killed_one_and_agree_with_one_process(dlde: Dlde, tmp_path: Path) -> None:
-    """The mean over halves rounds otherwise than the mean over the whole, and Adam amplifies it."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    steps = "method.descent.steps=600"
-    code, one, _ = dlde("train", "neural-operator", *tiny(steps), root=tmp_path / "one")
-    assert code == 0
-    with started(
-        tmp_path / "two", "train", "neural-operator", *tiny(steps), "--workers", "2", "--json"
-    ) as process:
-        wait_for(lambda: has_rows(tmp_path / "two", 15), process)
-        workers = [
-            child for child in psutil.Process(process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]  # fmt: skip
-        assert len(workers) == 2
-        workers[1].kill()
-        output, _ = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0
-    two = json.loads(output)
-    assert two["run"] == one["run"]
-    losses = [[row["relative_l2"] for row in curve(tmp_path / name, one["run"])] for name in ("one", "two")]
-    assert len(losses[1]) == 600
-    np.testing.assert_allclose(losses[1][:50], losses[0][:50], rtol=1e-4)
-    assert np.mean(losses[1][-20:]) == pytest.approx(np.mean(losses[0][-20:]), rel=0.02)
-    assert two["metrics"]["relative_l2"] == pytest.approx(one["metrics"]["relative_l2"], rel=0.02)
 
 
 def test_served_model_answers_as_in_process_and_leaves_nothing_behind(walked: tuple[Path, Any]) -> None:
