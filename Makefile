@@ -22,6 +22,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready  ## speed, side by side with the libraries a user would pick instead
+	@$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## removes the environment and caches; results under .dlde/ stay
