@@ -16,11 +16,36 @@ from dlde.errors import UnknownNameError, nearest
 Kind = Literal["problem", "method"]
 
 PROBLEMS = {
+    "allen-cahn-hd": "dlde.problems.allen_cahn_hd:AllenCahnHD",
+    "black-scholes-default": "dlde.problems.black_scholes_default:BlackScholesDefault",
+    "black-scholes-lending": "dlde.problems.black_scholes_lending:BlackScholesLending",
     "burgers": "dlde.problems.burgers:Burgers",
+    "burgers-hd": "dlde.problems.burgers_hd:BurgersHD",
+    "controlled-burgers": "dlde.problems.controlled_burgers:ControlledBurgers",
+    "convection-layer": "dlde.problems.convection_layer:ConvectionLayer",
+    "double-well": "dlde.problems.double_well:DoubleWell",
+    "geometric-brownian": "dlde.problems.geometric_brownian:GeometricBrownian",
+    "hjb-lq": "dlde.problems.hjb_lq:HJBLQ",
+    "multiplicative-noise": "dlde.problems.multiplicative_noise:MultiplicativeNoise",
+    "ornstein-uhlenbeck": "dlde.problems.ornstein_uhlenbeck:OrnsteinUhlenbeck",
+    "poisson": "dlde.problems.poisson:Poisson",
+    "quadratic-gradient": "dlde.problems.quadratic_gradient:QuadraticGradient",
+    "reaction-diffusion-hd": "dlde.problems.reaction_diffusion_hd:ReactionDiffusionHD",
 }
 METHODS = {
+    "adversarial-sampling": "dlde.methods.adversarial_sampling:AdversarialSampling",
+    "bsde-actor-critic": "dlde.methods.bsde_actor_critic:BSDEActorCritic",
+    "ddpg": "dlde.methods.ddpg:DDPG",
+    "deep-bsde": "dlde.methods.deep_bsde:DeepBSDE",
     "fcn": "dlde.methods.fcn:FCN",
     "fno": "dlde.methods.fno:FNO",
+    "gru": "dlde.methods.gru:GRU",
+    "instantaneous-control": "dlde.methods.instantaneous_control:InstantaneousControl",
+    "linear-path": "dlde.methods.linear_path:LinearPath",
+    "pinn": "dlde.methods.pinn:PINN",
+    "proportional-control": "dlde.methods.proportional_control:ProportionalControl",
+    "randomized-signature": "dlde.methods.randomized_signature:RandomizedSignature",
+    "truncated-signature": "dlde.methods.truncated_signature:TruncatedSignature",
 }
 
 

@@ -7,7 +7,7 @@ Python prompt, in Ray Train workers and in a study's trial with the same code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -41,6 +41,9 @@ class Descent(Spec):
     halve_every: PositiveInt | None = None  # steps; with schedule "halving"
     warmup: NonNegativeFloat = 0.0  # fraction of the steps with linearly rising rate
     clip: PositiveFloat | None = None  # largest norm of the gradient
+    # Ends earlier, after so many seconds of training, for comparisons at equal time. How many steps
+    # that makes depends on the machine: such a training resumes, but not to the same bits.
+    seconds: PositiveFloat | None = None
 
     def factor(self, step: int) -> float:
         """Learning rate at `step` (from 0) as a fraction of `rate`."""
@@ -76,10 +79,14 @@ class ArraySpec(Spec):
     """One named array that an operation takes or returns."""
 
     dims: tuple[Dim, ...]
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "int64"] = "float32"
     units: str = "dimensionless"
     long_name: str
     rms_range: tuple[float, float] | None = None  # of a sample, over the training split
+    # Smallest and largest value that is answered, one pair for all or one for every entry of the last
+    # axis (None: open); a value outside is refused.
+    bounds: tuple[tuple[float | None, float | None], ...] = ()
+    trained_range: tuple[float, float] | None = None  # a value outside is answered with a warning
 
     def describe(self) -> str:
         """The expected shape in words, such as "(batch, x >= 32, channel = 1)"."""
@@ -90,15 +97,49 @@ class ArraySpec(Spec):
         ) + ")"  # fmt: skip
 
 
+class Option(Spec):
+    """A number that an operation takes beside its arrays, such as how many points to draw."""
+
+    kind: Literal["int", "float"] = "int"
+    default: int | float
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    summary: str
+
+
 class Operation(Spec):
     """What a model answers: named inputs and outputs, the first axis of each being the batch."""
 
     summary: str
-    inputs: dict[str, ArraySpec]
+    inputs: dict[str, ArraySpec] = {}
+    options: dict[str, Option] = {}
     outputs: dict[str, ArraySpec]
 
+    def chosen(self, given: Mapping[str, Any] | None) -> dict[str, int | float]:
+        """Every option's value, the defaults filled in. Raises InputError with every mistake."""
+        given = given or {}
+        mistakes = [
+            f"unknown option {name!r}; {nearest(name, self.options)}"
+            for name in given
+            if name not in self.options
+        ]
+        values: dict[str, int | float] = {}
+        for name, option in self.options.items():
+            value = given.get(name, option.default)
+            kinds = (int,) if option.kind == "int" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < float("inf"):
+                mistakes.append(f"option {name!r} must be a {option.kind}, got {value!r}")
+                continue
+            low, high = option.minimum, option.maximum
+            if (low is not None and value < low) or (high is not None and value > high):
+                mistakes.append(f"option {name!r} is {value}: expected {_interval((low, high))}")
+            values[name] = value
+        if mistakes:
+            raise InputError("; ".join(mistakes), mistakes=mistakes)
+        return values
+
     def check(self, inputs: Mapping[str, Tensor], coordinates: Mapping[str, Tensor] | None = None) -> None:
-        """Refuse inputs that do not fit: names, shapes, sizes, NaN, and grids where given.
+        """Refuse inputs that do not fit: names, shapes, sizes, NaN, bounds, and grids where given.
 
         Raises InputError with every mistake (facts: `mistakes`).
         """
@@ -126,6 +167,14 @@ class Operation(Spec):
         """Inputs outside what the model was trained on: answered, but not silently."""
         found = []
         for name, spec in self.inputs.items():
+            if spec.trained_range is not None and name in inputs:
+                low, high = spec.trained_range
+                outside = ((inputs[name] < low) | (inputs[name] > high)).flatten(1).any(1)
+                found += [
+                    f"input {name!r}, sample {sample}: values outside the training range "
+                    f"[{low:.4g}, {high:.4g}]"
+                    for sample in torch.nonzero(outside).flatten().tolist()
+                ]
             if spec.rms_range is None or name not in inputs:
                 continue
             low, high = spec.rms_range
@@ -174,6 +223,20 @@ class Batches(Protocol):
 
     def at(self, step: int, run: Run) -> Any:
         """This worker's share of the batch of `step`."""
+        ...
+
+
+class RolloutWorkers(Protocol):
+    """Copies of one pure function: actors of a Ray cluster, or one in this process."""
+
+    size: int
+
+    def map(self, items: Sequence[Any]) -> list[Any]:
+        """All results in the order of the items, which are spread over the workers."""
+        ...
+
+    def submit(self, item: Any) -> Callable[[], Any]:
+        """Begin one call; what is returned waits for its result."""
         ...
 
 
@@ -256,6 +319,14 @@ class Run(ABC):
         """Tensors computed once on rank 0, stored, and read back on every worker and every restart."""
 
     @abstractmethod
+    def rollout_workers(self, make: Callable[[], Callable[[Any], Any]]) -> RolloutWorkers:
+        """Workers beside the training that simulate; `make` is called once on each of them.
+
+        What it gives must be a pure function of its argument, both plain data and tensors: a worker
+        that dies is started again and its call repeated. How many there are is part of the topology.
+        """
+
+    @abstractmethod
     def log(self, **values: float | Tensor) -> None:
         """Scalars of the current step, beside the loss terms."""
 
@@ -324,7 +395,35 @@ def _array_mistakes(name: str, given: Tensor, expected: ArraySpec, sizes: dict[s
     bad = int((~torch.isfinite(given)).sum())
     if bad:
         mistakes.append(f"input {name!r} holds {bad} values that are NaN or infinite")
+    elif expected.bounds and not mistakes:
+        mistakes.extend(_bounds_mistakes(name, given, expected))
     return mistakes
+
+
+def _bounds_mistakes(name: str, given: Tensor, expected: ArraySpec) -> list[str]:
+    mistakes = []
+    for entry, (low, high) in enumerate(expected.bounds):
+        values = given[..., entry] if len(expected.bounds) > 1 else given
+        outside = torch.zeros_like(values, dtype=torch.bool)
+        if low is not None:
+            outside |= values < low
+        if high is not None:
+            outside |= values > high
+        count = int(outside.sum())
+        if count:
+            which = f"entry {entry} of the last axis " if len(expected.bounds) > 1 else ""
+            mistakes.append(
+                f"input {name!r}: {which}has {count} values outside {_interval((low, high))}, "
+                f"such as {float(values[outside][0]):.6g}"
+            )
+    return mistakes
+
+
+def _interval(ends: tuple[float | None, float | None]) -> str:
+    low, high = ends
+    if high is None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if low is None else f"[{low:g}, {high:g}]"
 
 
 def _grid_mistakes(points: Tensor, dim: Dim, size: int | None) -> list[str]:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, PositiveInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
+from dlde.claims import Claim
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
@@ -50,13 +51,60 @@ class Training(Execution):
     """How the training is executed: besides `Execution`, over how many workers."""
 
     workers: PositiveInt | None = None  # Ray Train workers; None: in the calling process
+    rollout_workers: NonNegativeInt = 0  # actors that simulate beside it; 0: in the training's process
+
+
+class Sweep(Spec):
+    """One axis of a study: values of one `field`, or named `settings` of several."""
+
+    field: str | None = None  # dotted place in the pipeline
+    values: tuple[Any, ...] = ()
+    settings: dict[str, dict[str, Any]] = {}  # label -> overrides; `study.seeds` may be among them
+    variants: tuple[str, ...] | None = None  # that it belongs to; None: all
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if bool(self.settings) == bool(self.field) or bool(self.field) != bool(self.values):
+            raise ValueError("give either field and values, or settings")
+        return self
+
+    @property
+    def points(self) -> dict[Any, dict[str, Any]]:
+        """Label -> overrides."""
+        if self.field is None:
+            return dict(self.settings)
+        return {value: {self.field: value} for value in self.values}
+
+
+class StudyFigure(Spec):
+    """One picture of a study: a metric of every variant, over an axis or along its curves."""
+
+    metric: str
+    over: str | None = None  # an axis, "step" or "seconds"; None: one column for each variant
+    where: dict[str, Any] = {}  # columns and their values
+    level: float | None = None  # a line to compare with
+    label: str | None = None  # of the metric's axis; None: its name
 
 
 class Study(Spec):
-    """Variants (named overrides of the pipeline) times seeds; the method's `claim` reads the table."""
+    """Variants (named overrides of the pipeline) times axes times seeds; `claim` reads the table."""
 
     variants: dict[str, dict[str, Any]]
+    axes: dict[str, Sweep] = {}
     seeds: tuple[Seed, ...] = (0, 1, 2)
+    vary: tuple[Literal["training", "data"], ...] = ("training",)  # what a seed is the seed of
+    exclusive: bool = False  # these trials measure time: nothing else of this root runs beside them
+    curves: tuple[str, ...] = ()  # logged values that enter the table step by step
+    group: PositiveInt = 1  # cheap trials in one task, where tasks are spread over workers
+    figures: tuple[StudyFigure, ...] = ()
+
+    @model_validator(mode="after")
+    def _known_variants(self) -> Self:
+        for name, axis in self.axes.items():
+            unknown = sorted(set(axis.variants or ()) - set(self.variants))
+            if unknown:
+                raise ValueError(f"axis {name!r} belongs to unknown variants {unknown}")
+        return self
 
 
 class Registration(Spec):
@@ -121,18 +169,21 @@ class Pipeline(Spec):
         return self.registration.model or self.name
 
     @property
-    def claim(self) -> Any:
+    def claim(self) -> Claim | None:
         """The `claim` of the method's file, or None."""
         return getattr(sys.modules[type(self.method).__module__], "claim", None)
 
     def claim_checked(self) -> None:
-        """Refuse a study that lacks a variant which the method's claim needs. Raises SpecError."""
-        needed = set(getattr(self.claim, "needs", ())) if self.study and self.claim else set()
-        missing = sorted(needed - set(self.study.variants if self.study else ()))
+        """Refuse a study that lacks what the method's claim needs. Raises SpecError."""
+        if self.study is None or self.claim is None:
+            return
+        missing = [
+            *(f"study.variants.{name}" for name in self.claim.variants if name not in self.study.variants),
+            *(f"study.axes.{name}" for name in self.claim.axes if name not in self.study.axes),
+        ]
         if missing:
             raise SpecError(
-                f"{self.name}: the claim of its method needs the variants {missing} in study.variants",
-                mistakes=missing,
+                f"{self.name}: the claim of its method needs {', '.join(missing)}", mistakes=missing
             )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,20 @@ from torch import Tensor
 from dlde import catalog
 from dlde.spec import Spec
 
+if TYPE_CHECKING:
+    from dlde.numerics.jets import Jet
+
 Array = NDArray[np.float64]
 
 
 class Variable(Spec):
-    """A stored field: its dimensions after `sample` (such as `("time", "x")`), units and meaning."""
+    """A stored field: its dimensions after `sample` (such as `("time", "x")`), units and meaning.
+
+    A dimension is `time`, an axis of the grid, or one of `sizes` (such as `component`, `driver`).
+    """
 
     dims: tuple[str, ...]
+    sizes: dict[str, PositiveInt] = {}
     units: str = "dimensionless"
     long_name: str
 
@@ -117,6 +124,119 @@ class Exact(ABC):
         self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis], times: Sequence[float]
     ) -> dict[str, Tensor]:
         """The same as `Solvable.solve`, without discretisation error, in float64."""
+
+
+class Residual(ABC):
+    """The equation in strong form on a box, for methods that need no solved examples.
+
+    A function is known at points by its value and derivatives there, as a `Jet`; `u["u"]["xx"]` is
+    the second derivative of the unknown `u` along `x`.
+    """
+
+    @property
+    @abstractmethod
+    def box(self) -> dict[str, tuple[float, float]]:
+        """Coordinates by name with their ends, in the order of a point's entries."""
+
+    @property
+    @abstractmethod
+    def unknowns(self) -> dict[str, Variable]:
+        """What is solved for, by name; a variable's `dims` are not used."""
+
+    @property
+    @abstractmethod
+    def derivatives(self) -> tuple[str, ...]:
+        """The derivatives that `residual` reads, such as ("x", "xx", "t")."""
+
+    @abstractmethod
+    def residual(self, x: Mapping[str, Tensor], u: Mapping[str, Jet]) -> dict[str, Tensor]:
+        """Defect of every equation at the points, by name: coordinates (points,), results (points,)."""
+
+    @abstractmethod
+    def constrain(self, x: Mapping[str, Jet], network: Mapping[str, Jet]) -> dict[str, Jet]:
+        """The unknowns from a network's outputs, such that all conditions hold by construction."""
+
+    @property
+    def output_scale(self) -> dict[str, float]:
+        """The size of each unknown's free part, which a network's output is multiplied by."""
+        return dict.fromkeys(self.unknowns, 1.0)
+
+    @abstractmethod
+    def reference(self, points: Tensor) -> dict[str, Tensor]:
+        """The trusted solution (points,) at points (points, coordinates), float64, for measuring."""
+
+
+class Semilinear(ABC):
+    """A backward parabolic equation in many dimensions, known along the paths of a diffusion.
+
+    u_t + 1/2 Tr(s s^T Hess u) + mu . grad u + f(t, x, u, s^T grad u) = 0 with u(horizon, x) = g(x).
+    """
+
+    dims: int
+    horizon: float
+
+    @property
+    @abstractmethod
+    def start(self) -> float:
+        """Every entry of the state x0 at which u(0, x0) is asked for."""
+
+    @property
+    @abstractmethod
+    def value_range(self) -> tuple[float, float]:
+        """Where a solver may begin its search for u(0, x0): prior knowledge, so kept wide."""
+
+    @abstractmethod
+    def paths(self, start: Tensor, increments: Tensor, dt: float) -> Tensor:
+        """The diffusion at all times: start (batch, dims), Brownian increments (batch, steps, dims)
+
+        -> (batch, steps + 1, dims).
+        """
+
+    @abstractmethod
+    def driver(self, t: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """f(t, x, y, z): x, z (..., dims), y and the result (...); z means s^T grad u."""
+
+    @abstractmethod
+    def terminal(self, x: Tensor) -> Tensor:
+        """g(x): (..., dims) -> (...)."""
+
+    @abstractmethod
+    def reference(self, x: Tensor) -> Tensor | None:
+        """u(0, x) for states (batch, dims) -> (batch,), float64; None where none is known there."""
+
+
+class Steppable(ABC):
+    """A controlled system in discrete time, for a batch of environments at once: state and control
+
+    act, noise is handed in, so that a path of noise can be repeated under another control.
+    """
+
+    @property
+    @abstractmethod
+    def decisions(self) -> int:
+        """Controls in one episode."""
+
+    @property
+    @abstractmethod
+    def state_shape(self) -> tuple[int, ...]:
+        """Of one environment."""
+
+    @property
+    @abstractmethod
+    def control_shape(self) -> tuple[int, ...]:
+        """Of one environment."""
+
+    @abstractmethod
+    def initial(self, seed: int, environments: Tensor) -> Tensor:
+        """Random states (batch, *state_shape): a function of seed and environment number alone."""
+
+    @abstractmethod
+    def noise(self, seed: int, environments: Tensor, decision: int) -> Tensor:
+        """What drives `step` at that decision (batch, ...): a function of these numbers alone."""
+
+    @abstractmethod
+    def step(self, state: Tensor, control: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The next states, and the rewards (batch,) of this decision. Raises where the state blows up."""
 
 
 AnyProblem = Annotated[

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from dlde.errors import GridError
-from dlde.field_map import ROLE, FieldMap
+from dlde.tasks.field_map import ROLE, FieldMap
 from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run
 from dlde.problem import Axis
 

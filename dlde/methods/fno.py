@@ -20,9 +20,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
-from dlde.claims import Check, Table
+from dlde.claims import Check, Table, at_most, needs
 from dlde.errors import GridError
-from dlde.field_map import ROLE, FieldMap
+from dlde.tasks.field_map import ROLE, FieldMap
 from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run
 from dlde.nn.fourier import SpectralConv1d, SpectralConv2d, check_points
 from dlde.problem import Axis
@@ -138,6 +138,7 @@ class FNO(Method):
         return {self.map.output: model(inputs[self.map.input])}
 
 
+@needs(variants=("fno", "fcn", "fcn-dilated"))
 def claim(results: Table) -> list[Check]:
     """One network serves every resolution, and errs less than a convolutional one of equal size.
 
@@ -150,25 +151,15 @@ def claim(results: Table) -> list[Check]:
     which the paper does not have, comes closer than half (docs/decisions/0005): of it the claim says
     only that its error is not below the operator's.
     """
-    errors = {
-        (variant, metric): results.mean(metric, variant=variant)
-        for variant in claim.needs  # type: ignore[attr-defined]
-        for metric in ("relative_l2", "relative_l2_fine")
-    }
-    seeds = tuple(sorted(results.by_seed("relative_l2", variant="fno")))
-
-    def at_most(text: str, left: float, right: float) -> Check:
-        return Check(text=text, left=left, right=right, holds=left <= right, seeds=seeds)
-
-    fno, fno_fine = errors["fno", "relative_l2"], errors["fno", "relative_l2_fine"]
-    fcn, fcn_fine = errors["fcn", "relative_l2"], errors["fcn", "relative_l2_fine"]
+    seeds = results.seeds("relative_l2", variant="fno")
+    fno, fcn, dilated = (results.mean("relative_l2", variant=v) for v in ("fno", "fcn", "fcn-dilated"))
+    fno_fine, fcn_fine = (results.mean("relative_l2_fine", variant=v) for v in ("fno", "fcn"))
     return [
-        at_most("relative L2 error of the FNO is at most 0.04 (estimate)", fno, 0.04),
-        at_most("it is at most half of the FCN's (estimate; 1/6 in the paper)", fno, 0.5 * fcn),
-        at_most("it is at most the dilated FCN's", fno, errors["fcn-dilated", "relative_l2"]),
-        at_most("at the finest resolution the FNO's is at most 1.15 times as large", fno_fine, 1.15 * fno),
-        at_most("at the finest resolution the FCN's is at least twice as large", 2 * fcn, fcn_fine),
+        at_most("relative L2 error of the FNO is at most 0.04 (estimate)", fno, 0.04, seeds),
+        at_most("it is at most half of the FCN's (estimate; 1/6 in the paper)", fno, 0.5 * fcn, seeds),
+        at_most("it is at most the dilated FCN's", fno, dilated, seeds),
+        at_most(
+            "at the finest resolution the FNO's is at most 1.15 times as large", fno_fine, 1.15 * fno, seeds
+        ),
+        at_most("at the finest resolution the FCN's is at least twice as large", 2 * fcn, fcn_fine, seeds),
     ]
-
-
-claim.needs = ("fno", "fcn", "fcn-dilated")  # type: ignore[attr-defined]

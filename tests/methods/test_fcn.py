@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dlde.errors import GridError, SpecError
-from dlde.field_map import FieldMap
+from dlde.tasks.field_map import FieldMap
 from dlde.method import Descent
 from dlde.methods.fcn import FCN, ConvolutionalNetwork
 from dlde.methods.fno import FNO

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlde.claims import Table
 from dlde.errors import GridError, InputError
-from dlde.field_map import FieldMap
+from dlde.tasks.field_map import FieldMap
 from dlde.method import Descent
 from dlde.methods.fno import FNO, FourierNetwork, claim
 from tests.fakes import FakeDataset, FakeRun, axis, waves

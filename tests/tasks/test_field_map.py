@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlde import metrics
 from dlde.errors import GridError, SpecError
-from dlde.field_map import FieldMap, Pairs, predict
+from dlde.tasks.field_map import FieldMap, Pairs, predict
 from dlde.method import DataInfo
 from tests.fakes import FakeDataset, FakeRun, axis, waves
 
