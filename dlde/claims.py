@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
 from dlde.errors import SpecError, nearest
 from dlde.spec import Spec
@@ -76,8 +77,6 @@ class Table:
         One line through all seeds at all values of the axis. Raises SpecError for fewer than three
         points, or for values that have no logarithm.
         """
-        from scipy.stats import linregress, t
-
         rows = [row for row in self._measured(metric, where) if axis in row]
         x, y = (np.array([float(row[key]) for row in rows]) for key in (axis, "value"))
         if len(np.unique(x)) < 2 or len(x) < 3:
@@ -86,9 +85,12 @@ class Table:
             if min(x.min(), y.min()) <= 0:
                 raise SpecError(f"{metric!r} over {axis!r} has values that are not positive", mistakes=[axis])
             x, y = np.log(x), np.log(y)
-        line = linregress(x, y)
-        half = float(t.ppf(0.975, len(x) - 2) * line.stderr)
-        return Slope(float(line.slope), float(line.slope) - half, float(line.slope) + half)
+        x, y = x - x.mean(), y - y.mean()
+        slope = float(x @ y / (x @ x))
+        residual = y - slope * x
+        error = math.sqrt(float(residual @ residual) / (len(x) - 2) / float(x @ x))
+        half = float(stdtrit(len(x) - 2, 0.975)) * error
+        return Slope(slope, slope - half, slope + half)
 
     def curves(self, metric: str, **where: Any) -> dict[int, list[Mapping[str, Any]]]:
         """Rows of a curve by seed, in order of step."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +18,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
+COLOURS = ("#1f4e79", "#e07b39", "#3a923a", "#8c4f9e", "#b03a48", "#6b7280", "#c2a300", "#2a9d8f")
 INK, MUTED, REFERENCE, PREDICTION, TRAINED = "#333333", "#b0b0b0", "#1f4e79", "#e07b39", "#3a923a"
 
 
@@ -98,6 +104,87 @@ def losses(phases: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         axes.set(xlabel="step", ylabel="loss", title=f"Training, phase {phase}")
         axes.legend(frameon=False)
     return _plain(figure)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a study: for each variant the points (place, value) of every seed."""
+
+    lines: Mapping[str, Sequence[Sequence[tuple[Any, float]]]]
+    horizontal: str  # what a place is; "" for names
+    vertical: str
+    level: float | None = None  # a line to compare with
+    title: str = ""
+
+
+def study(panels: Sequence[Panel]) -> Figure:
+    """Panels side by side: curves as lines, numbers as lines through the seeds' mean, names as columns."""
+    figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        places = [place for seeds in panel.lines.values() for points in seeds for place, _ in points]
+        numeric = all(isinstance(place, (int, float)) for place in places)
+        if panel.horizontal in ("step", "seconds"):
+            _curves(axes, panel)
+        elif numeric:
+            _dots(axes, panel, {place: float(place) for place in places}, spread=0.0, line="-")
+            if places and min(places) > 0 and max(places) >= 8 * min(places):
+                axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted(set(places)), [f"{tick:g}" for tick in sorted(set(places))])
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            names = list(dict.fromkeys(map(str, places)))
+            spread = 0.0 if names == list(panel.lines) else 0.6  # one column each needs no room beside
+            _dots(axes, panel, {name: float(i) for i, name in enumerate(names)}, spread=spread, line="")
+            axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0)
+            axes.set_xlim(-0.6, len(names) - 0.4)
+        if panel.level is not None:
+            axes.axhline(panel.level, color=INK, linewidth=0.9, linestyle="--")
+        values = [value for seeds in panel.lines.values() for points in seeds for _, value in points]
+        if values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+        axes.set(xlabel=panel.horizontal, ylabel=panel.vertical, title=panel.title)
+        if len(panel.lines) > 1 and list(map(str, dict.fromkeys(places))) != list(panel.lines):
+            axes.legend(frameon=False, fontsize=8)
+    return _plain(figure)
+
+
+def _curves(axes: Axes, panel: Panel) -> None:
+    for colour, (variant, seeds) in zip(itertools.cycle(COLOURS), panel.lines.items(), strict=False):
+        for number, points in enumerate(seeds):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.75, label=None if number else variant)
+
+
+def _dots(axes: Axes, panel: Panel, positions: Mapping[Any, float], *, spread: float, line: str) -> None:
+    """A dot for every seed and their mean, the variants of one place side by side within `spread`."""
+    for number, (colour, (variant, seeds)) in enumerate(
+        zip(itertools.cycle(COLOURS), panel.lines.items(), strict=False)
+    ):
+        shift = spread * ((number + 0.5) / len(panel.lines) - 0.5)
+        columns: dict[float, list[float]] = {}
+        for points in seeds:
+            for place, value in points:
+                columns.setdefault(positions[place] + shift, []).append(value)
+        dots = [(x, value) for x, column in columns.items() for value in column]
+        axes.plot(*zip(*dots, strict=True), "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0)
+        axes.plot(
+            list(columns),
+            [float(np.mean(column)) for column in columns.values()],
+            line,
+            marker="" if line else "_",
+            markersize=14,
+            color=colour,
+            linewidth=1.4,
+            label=variant,
+        )
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as text; the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dlde", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
 
 
 def _lines(

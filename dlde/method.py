@@ -7,12 +7,19 @@ Python prompt, in Ray Train workers and in a study's trial with the same code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import BeforeValidator, NonNegativeFloat, PlainSerializer, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    NonNegativeFloat,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from dlde import catalog
@@ -45,6 +52,15 @@ class Descent(Spec):
     # that makes depends on the machine: such a training resumes, but not to the same bits.
     seconds: PositiveFloat | None = None
 
+    @model_validator(mode="after")
+    def _seconds_have_no_schedule(self) -> Self:
+        if self.seconds is not None and self.schedule == "cosine":
+            raise ValueError(
+                "schedule=cosine runs over `steps`, which a budget of seconds cuts anywhere; "
+                "use schedule: constant or halving"
+            )
+        return self
+
     def factor(self, step: int) -> float:
         """Learning rate at `step` (from 0) as a fraction of `rate`."""
         import math
@@ -57,6 +73,21 @@ class Descent(Spec):
         if self.schedule == "halving" and self.halve_every:
             return float(0.5 ** (step // self.halve_every))
         return 1.0
+
+    def optimizer_of(
+        self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> torch.optim.Optimizer:
+        """The optimizer, for a loop that the method writes itself."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(trained, self.rate, weight_decay=self.weight_decay)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(trained, self.rate, betas=betas, weight_decay=self.weight_decay, fused=True)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Give the optimizer the rate of that step (from 0)."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate * self.factor(step)
 
 
 class DataInfo(Spec):
@@ -128,7 +159,8 @@ class Operation(Spec):
             value = given.get(name, option.default)
             kinds = (int,) if option.kind == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < float("inf"):
-                mistakes.append(f"option {name!r} must be a {option.kind}, got {value!r}")
+                wanted = "a whole number" if option.kind == "int" else "a number"
+                mistakes.append(f"option {name!r} must be {wanted}, got {value!r}")
                 continue
             low, high = option.minimum, option.maximum
             if (low is not None and value < low) or (high is not None and value > high):
@@ -205,6 +237,14 @@ class Comm(Protocol):
         """Mean over the workers, in place; returns the tensor."""
         ...
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, differentiable, for what a loss needs of the whole batch.
+
+        Every worker must call it, in the same order; its gradient is right for a loss that the
+        workers average, as `Run.descend` does.
+        """
+        ...
+
     def gather(self, tensor: Tensor) -> Tensor:
         """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
         ...
@@ -276,8 +316,13 @@ class Run(ABC):
         """
 
     @abstractmethod
-    def steps(self, n: int, *, state: Any, name: str = "steps") -> Iterator[int]:
-        """Step numbers up to n; checkpoints `state` and resumes it exactly. End early by `stop()`."""
+    def steps(
+        self, n: int, *, state: Any, name: str = "steps", seconds: float | None = None
+    ) -> Iterator[int]:
+        """Step numbers up to n; checkpoints `state` and resumes it exactly.
+
+        Ends early by `stop()`, or at the first look at the clock after so many `seconds`.
+        """
 
     @abstractmethod
     def stop(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +21,7 @@ from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, DataError, InputError, SpecError, UnknownNameError, nearest
-from dlde.files import find_yaml, locked
+from dlde.files import beside, find_yaml, locked
 from dlde.method import AnyMethod
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
@@ -135,26 +136,26 @@ class Pipeline(Spec):
         preset: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         variant: str | None = None,
+        settings: Sequence[Mapping[str, Any]] = (),
     ) -> Self:
-        """A pipeline by name or path: the file, then its preset, then the variant, then the overrides.
+        """A pipeline by name or path: the file, then its preset, the variant, settings, overrides.
 
-        Raises SpecError with every mistake, or UnknownNameError.
+        `settings` are overrides from the file itself (the points of a study's axes). Raises SpecError
+        with every mistake, or UnknownNameError.
         """
         path = find_yaml("pipelines", name)
-        raw = {"name": path.stem, **read_yaml(path)}
+        raw = _over({"name": path.stem, **read_yaml(path)}, {})
         presets = raw.pop("presets", {})
-        for role, recipe in (raw.get("data") or {}).items():
-            raw["data"][role] = {"recipe": recipe} if isinstance(recipe, str) else recipe
         if preset is not None:
-            raw = override(raw, _named("preset", preset, presets, path.stem))
+            raw = _over(raw, _named("preset", preset, presets, path.stem))
         if variant is not None:
             variants = (raw.get("study") or {}).get("variants") or {}
-            raw = override(raw, _named("variant", variant, variants, path.stem))
+            raw = _over(raw, _named("variant", variant, variants, path.stem))
             if variants[variant]:
                 raw.setdefault("registration", {}).setdefault("model", f"{path.stem}-{variant}")
-        pipeline = cls.parse(
-            override(_into_recipes(raw, overrides or {}), _rest(overrides or {})), source=path.name
-        )
+        for changes in (*settings, overrides or {}):
+            raw = _over(raw, changes)
+        pipeline = cls.parse(raw, source=path.name)
         pipeline.claim_checked()
         return pipeline
 
@@ -202,17 +203,25 @@ class Watch:
     """Whom the walk tells how it goes; by default nobody."""
 
     samples: Callable[[int, int, str], None] = lambda done, total, note: None
+    trials: Callable[[int, int, str], None] = lambda done, total, note: None
     training: Callable[[Progress], None] = lambda progress: None
     stage: Callable[[Stage], None] = lambda stage: None
+    say: Callable[[str], None] = lambda text: None
 
 
 class Walk:
     """The stages of one pipeline under one storage root; each may be called alone."""
 
     def __init__(
-        self, pipeline: Pipeline, root: Path, *, watch: Watch | None = None, verbose: bool = False
+        self,
+        pipeline: Pipeline,
+        root: Path,
+        *,
+        watch: Watch | None = None,
+        tracked: bool = True,
+        verbose: bool = False,
     ) -> None:
-        self.pipeline, self.root, self.verbose = pipeline, root, verbose
+        self.pipeline, self.root, self.tracked, self.verbose = pipeline, root, tracked, verbose
         self.watch = watch or Watch()
         self.job = pipeline.job
         self.folder = self.job.folder(root)
@@ -231,34 +240,47 @@ class Walk:
             stages.append(self._ended("generate", not found, began, detail))
         return stages
 
-    def train(self, *, fresh: bool = False) -> Stage:
-        """The trained model in the run's folder, tracked."""
+    def train(self, *, fresh: bool = False, alone: bool = False) -> Stage:
+        """The trained model in the run's folder, tracked.
+
+        `alone`: while no other training of this root runs, as one must that measures time; a model
+        that was not trained so is trained again.
+        """
         began = time.monotonic()
         training = self.pipeline.training
         execution = Execution(**{key: getattr(training, key) for key in Execution.model_fields})
         with locked(self.root / "runs" / ".locks" / self.job.run, f"run {self.job.run}"):
+            if alone and jobs.is_trained(self.folder) and not jobs.execution_of(self.folder).get("alone"):
+                self.watch.say(f"run {self.job.run} was not trained alone: once more, to measure its time")
+                fresh = True
             found = jobs.is_trained(self.folder) and not fresh
             if not found:
-                jobs.prepare(self.job, self.root, workers=training.workers or 1, fresh=fresh)
-                with tracking.Tracker(self.root, self.folder, name=self.pipeline.name):
-                    launch.train(
-                        self.job,
-                        self.root,
-                        workers=training.workers,
-                        execution=execution,
-                        progress=self.watch.training,
-                        verbose=self.verbose,
-                    )
+                _, info = jobs.open_data(self.job, self.root)
+                self.job.method.check(info)
+                with self._beside(alone):
+                    jobs.prepare(self.job, self.root, workers=training.workers or 1, fresh=fresh, alone=alone)
+                    with self._tracker():
+                        launch.train(
+                            self.job,
+                            self.root,
+                            workers=training.workers,
+                            rollout_workers=training.rollout_workers,
+                            execution=execution,
+                            progress=self.watch.training,
+                            verbose=self.verbose,
+                        )
         return self._ended("train", not found, began, {"run": self.job.run})
 
-    def evaluate(self) -> Stage:
-        """The trained model's metrics, in its package and in MLflow."""
+    def evaluate(self, *, alone: bool = False, pictures: bool = True) -> Stage:
+        """The trained model's metrics, in its package and in MLflow; `alone` as for `train`."""
         began = time.monotonic()
-        metrics = jobs.metrics_of(self.folder)
+        metrics = jobs.metrics_of(self.folder, pictures=pictures)
         found = metrics is not None
         if metrics is None:
-            metrics = jobs.evaluate(self.job, self.root).metrics
-        tracking.sync_if_possible(self.root, self.folder, name=self.pipeline.name)
+            with self._beside(alone):
+                metrics = jobs.evaluate(self.job, self.root, pictures=pictures).metrics
+        if self.tracked:
+            tracking.sync_if_possible(self.root, self.folder, name=self.pipeline.name)
         return self._ended("evaluate", not found, began, {"run": self.job.run, "metrics": metrics})
 
     def register(self) -> Stage:
@@ -287,6 +309,19 @@ class Walk:
             self.register(),
         ]
 
+    def _beside(self, alone: bool) -> AbstractContextManager[None]:
+        who = "the trainings that run" if alone else "a training that measures its time"
+        return beside(
+            self.root / "runs" / ".locks" / "machine",
+            alone=alone,
+            waiting=lambda: self.watch.say(f"run {self.job.run} waits for {who} under {self.root}"),
+        )
+
+    def _tracker(self) -> AbstractContextManager[Any]:
+        if not self.tracked:
+            return nullcontext()
+        return tracking.Tracker(self.root, self.folder, name=self.pipeline.name)
+
     def _ended(self, name: str, worked: bool, began: float, detail: dict[str, Any]) -> Stage:
         stage = Stage(name, "done" if worked else "found", round(time.monotonic() - began, 3), detail)
         self.watch.stage(stage)
@@ -308,6 +343,14 @@ def _named(kind: str, name: str, known: Mapping[str, Any], pipeline: str) -> dic
             f"pipeline {pipeline!r} has no {kind} {name!r}; {nearest(name, known)}", name=name
         )
     return known[name] or {}
+
+
+def _over(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The raw pipeline with overrides; those of a recipe's fields join the recipe's own."""
+    result = override(_into_recipes(raw, overrides), _rest(overrides))
+    for role, recipe in (result.get("data") or {}).items():
+        result["data"][role] = {"recipe": recipe} if isinstance(recipe, str) else recipe
+    return result
 
 
 def _into_recipes(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_what_is_named_wrongly_is_refused(tmp_path: Path) -> None:
         load("data.solutions={recipe: burgers-1d-grf, sets: {}}")
     own = tmp_path / "own.yaml"
     own.write_text("method: {name: fno}\nstudy: {variants: {fno: {}}}\n")
-    with pytest.raises(SpecError, match=r"needs the variants \['fcn', 'fcn-dilated'\]"):
+    with pytest.raises(SpecError, match=r"needs study\.variants\.fcn, study\.variants\.fcn-dilated"):
         Pipeline.load(str(own))
     own.write_text("method: {name: fno}\ndata: {fields: burgers-1d-grf}\n")
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,12 +22,15 @@ from dlde.cli.console import (
     overrides,
     progress,
     report,
+    say,
     table,
 )
+from dlde.errors import DldeError, SpecError
 from dlde.files import storage_root
 
 if TYPE_CHECKING:
     from dlde.pipeline import Stage, Walk, Watch
+    from dlde.study.reproduce import Reproduction
 
 PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its YAML file.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="A variant of the pipeline's study.")]
@@ -121,9 +125,17 @@ def evaluate(
 
 
 def reproduce(
-    pipeline: PipelineName,
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its YAML file.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every pipeline that has a study.")] = False,
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="0,1,2", help="Instead of the study's.")
+    ] = None,
+    workers: Workers = None,
+    results: Annotated[
+        str | None,
+        typer.Option("--results", metavar="DIR", help="Write page, verdict and figure here too."),
     ] = None,
     set_: Set = None,
     preset: Preset = None,
@@ -133,36 +145,94 @@ def reproduce(
 ) -> None:
     """Run a study and check the method's claim.
 
-    Exit code 3 where a condition does not hold.
+    Trials that are finished are found; the same command again runs what is missing. With --workers,
+    trials that do not measure time run side by side on Ray. Exit code 3 where a condition does not hold.
     """
-    from dlde.study import parse_seeds
-    from dlde.study import reproduce as study
+    from dlde.study.reproduce import parse_seeds, reproducible
+    from dlde.study.reproduce import reproduce as study
 
-    with watching() as watch:
-        result = study(
-            pipeline,
-            storage_root(root),
-            preset=preset,
-            overrides=overrides(set_),
-            seeds=parse_seeds(seeds),
-            watch=watch,
-            verbose=verbose,
-        )
-    document: dict[str, Any] = {
-        "pipeline": pipeline,
+    if all_ == (pipeline is not None):
+        raise SpecError("name one PIPELINE, or give --all", mistakes=["PIPELINE"])
+    if all_ and (set_ or preset):
+        raise SpecError("--all goes without --set and --preset: they belong to one pipeline", mistakes=[])
+    place = storage_root(root)
+    documents, failures = [], []
+    for name in reproducible() if all_ else [str(pipeline)]:
+        with watching() as watch:
+            try:
+                result = study(
+                    name,
+                    place,
+                    preset=preset,
+                    overrides=overrides(set_),
+                    seeds=parse_seeds(seeds),
+                    workers=workers or 1,
+                    results=Path(results) if results else None,
+                    watch=watch,
+                    verbose=verbose,
+                )
+            except DldeError as error:
+                if not all_:
+                    raise
+                failures.append(name)
+                say(f"error: {name}: {error.message}")
+                continue
+        documents.append(_reproduced(result))
+        if not as_json:
+            print(_told(result), flush=True)
+    held = all(document["holds"] for document in documents)
+    if as_json:
+        document = {"studies": documents, "failed": failures} if all_ else documents[0]
+        emit(document, "", as_json=True)
+    if failures:
+        say(f"could not be run: {', '.join(failures)}")
+        raise typer.Exit(1)
+    if not held:
+        raise typer.Exit(3)
+
+
+def _reproduced(result: Reproduction) -> dict[str, Any]:
+    return {
+        "pipeline": result.pipeline,
         "claim": result.claim,
         "holds": result.holds,
         "conditions": [check.dump() for check in result.conditions],
-        "table": [dict(row) for row in result.table.rows],
+        "table": [dict(row) for row in result.table.rows if row.get("step") is None],
         "runs": list(result.runs),
+        "folder": str(result.folder),
     }
+
+
+def _told(result: Reproduction) -> str:
+    """What was measured and whether it is what was claimed, for a person."""
+    from dlde.study.report import summary
+
+    fixed = ("metric", "variant", "mean", "lowest", "highest", "seeds")
+    measured = table(
+        ["metric", "variant", "where", "mean", "lowest", "highest", "seeds"],
+        [
+            [
+                row["metric"],
+                row["variant"],
+                ", ".join(f"{key} {value}" for key, value in row.items() if key not in fixed),
+                *(f"{row[key]:.5g}" for key in ("mean", "lowest", "highest")),
+                row["seeds"],
+            ]
+            for row in summary(result.table)
+        ],
+    )
     conditions = table(
         ["holds", "left", "right", "condition"],
-        [["yes" if c.holds else "NO", f"{c.left:.4g}", f"{c.right:.4g}", c.text] for c in result.conditions],
+        [
+            ["yes" if check.holds else "NO", *map(_figure, (check.left, check.right)), check.text]
+            for check in result.conditions
+        ],
     )
-    emit(document, f"{_by_variant(document['table'])}\n\n{conditions}", as_json=as_json)
-    if not result.holds:
-        raise typer.Exit(3)
+    return f"{result.pipeline}\n\n{measured}\n\n{conditions}\n\n{result.folder}\n"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
 
 
 def _walk(
@@ -204,22 +274,17 @@ def watching() -> Iterator[Watch]:
                 highlight=False, markup=False,
             )  # fmt: skip
 
-        yield Watch(samples=samples, training=training, stage=stage)
+        def aloud(text: str) -> None:
+            bars.console.print(text, highlight=False, markup=False)
+
+        yield Watch(
+            samples=samples,
+            trials=report(bars, "trials", "trials"),
+            training=training,
+            stage=stage,
+            say=aloud,
+        )
 
 
 def _metrics(metrics: dict[str, float]) -> str:
     return table(["metric", "value"], [[name, f"{value:.5g}"] for name, value in sorted(metrics.items())])
-
-
-def _by_variant(rows: list[dict[str, Any]]) -> str:
-    """One line per metric and variant, the seeds beside one another."""
-    seeds = sorted({row["seed"] for row in rows})
-    values = {(row["metric"], row["variant"], row["seed"]): row["value"] for row in rows}
-    lines = dict.fromkeys((row["metric"], row["variant"]) for row in rows)
-    return table(
-        ["metric", "variant", *(f"seed {seed}" for seed in seeds)],
-        [
-            [m, v, *(f"{values[m, v, s]:.5g}" if (m, v, s) in values else "-" for s in seeds)]
-            for m, v in sorted(lines)
-        ],
-    )

@@ -76,6 +76,8 @@ def _chain(found: dict[str, Any]) -> str:
         f"  MLflow run  {run['run_id']} ({run['status'].lower()})" if run else "  MLflow run  unknown",
         f"  run         {found['run']['run']} (digest {found['run']['run_digest']})",
     ]
+    if found["problem"]:
+        lines.append(f"  problem     {found['problem']['name']} (digest {found['problem']['digest']})")
     for role, data in found["data"].items():
         lines += [
             f"  data        {role}: content {data.get('content_digest')}",

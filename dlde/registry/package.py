@@ -12,6 +12,7 @@ The SHA-256 of SHA256SUMS is the package's digest: `sha256sum SHA256SUMS` prints
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -88,6 +89,7 @@ class Model:
         operation: str,
         inputs: Mapping[str, Tensor],
         coordinates: Mapping[str, Tensor] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Tensor], list[str]]:
         """Outputs of an operation, on the CPU, and warnings about inputs unlike the training data.
 
@@ -101,10 +103,12 @@ class Model:
                     f"coordinate {name!r} is empty, or holds NaN or infinite values", mistakes=[name]
                 )
         expected.check(given, coordinates)
-        device = next(self.module.parameters(), torch.empty(0)).device
+        chosen = expected.chosen(options)
+        kept = itertools.chain(self.module.parameters(), self.module.buffers())
+        device = next(kept, torch.empty(0)).device
         with torch.no_grad():
             answered = getattr(self.method, operation)(
-                self.module, **{name: tensor.to(device) for name, tensor in given.items()}
+                self.module, **{name: tensor.to(device) for name, tensor in given.items()}, **chosen
             )
         outputs = {name: tensor.cpu() for name, tensor in answered.items()}
         for name, tensor in outputs.items():
@@ -375,6 +379,8 @@ def _cast(name: str, tensor: Tensor, operation: Operation) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"input {name!r} is {tensor.dtype}, expected {spec.dtype}", mistakes=[name])
     dtype: torch.dtype = getattr(torch, spec.dtype)
+    if not dtype.is_floating_point and not bool((tensor == tensor.round()).all()):
+        raise InputError(f"input {name!r} holds values that are no whole numbers", mistakes=[name])
     return tensor.detach().to(dtype)
 
 
@@ -445,6 +451,11 @@ def _card(document: Document, model: nn.Module) -> str:
     for name, operation in document.operations.items():
         lines.append(f"- `{name}`: {operation.summary}")
         for word, arrays in (("takes", operation.inputs), ("returns", operation.outputs)):
+            if word == "returns":
+                lines += [
+                    f"  - option `{key}` = {option.default}: {option.summary}"
+                    for key, option in operation.options.items()
+                ]
             lines += [
                 f"  - {word} `{key}` {spec.describe()}, {spec.dtype}, {spec.units}: {spec.long_name}"
                 for key, spec in arrays.items()

@@ -19,14 +19,15 @@ from dlde.registry import package
 
 
 class Answerer:
-    """What MLflow calls `predict` on; the model's other operations by `params={"operation": name}`."""
+    """What MLflow calls `predict` on; `params` may name another operation, and give its options."""
 
     def __init__(self, model: package.Model) -> None:
         self.model = model
 
     def predict(self, given: Any, params: Mapping[str, Any] | None = None) -> dict[str, NDArray[Any]]:
         """Outputs by name. `given`: arrays by name, or one array where the operation takes one input."""
-        name = str((params or {}).get("operation", next(iter(self.model.operations))))
+        options = dict(params or {})
+        name = str(options.pop("operation", next(iter(self.model.operations))))
         operation = self.model.operation(name)
         if not isinstance(given, Mapping):
             if len(operation.inputs) != 1:
@@ -35,7 +36,7 @@ class Answerer:
                 )
             given = {next(iter(operation.inputs)): given}
         inputs = {key: torch.from_numpy(np.array(value)) for key, value in given.items()}
-        outputs, _ = self.model.answer(name, inputs)
+        outputs, _ = self.model.answer(name, inputs, options=options)
         return {key: tensor.numpy() for key, tensor in outputs.items()}
 
 

@@ -212,6 +212,9 @@ def lineage(root: Path, reference: str) -> dict[str, Any]:
         for key, what in (("run", "run"), ("run_digest", "run's digest"), ("code", "code version"))
         if not told.get(key)
     ]
+    problem = document["info"].get("problem")
+    if problem and not (told.get("problem") or {}).get("digest"):
+        missing.append("the package does not name its problem's digest")
     data = told.get("data") or {}
     for role, dataset in document["info"].get("data", {}).items():
         links = data.get(role) or {}
@@ -240,6 +243,7 @@ def lineage(root: Path, reference: str) -> dict[str, Any]:
         "digest": package.digest(folder),
         "mlflow_run": run,
         "run": {key: told.get(key) for key in ("run", "run_digest", "seed")},
+        "problem": told.get("problem"),
         "data": data,
         "code": told.get("code"),
         "complete": not missing,

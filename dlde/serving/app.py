@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from dlde import __version__
 from dlde.errors import DldeError, InputError, NonFiniteError, ServingError
-from dlde.method import Operation
+from dlde.method import ArraySpec, Operation
 from dlde.registry.package import Model
 from dlde.serving import wire
 
@@ -78,7 +78,7 @@ def build(
         if name not in model.operations:
             model.operation(name)  # raises, naming the nearest
         try:
-            outputs, warnings = model.answer(name, question.inputs, question.coordinates)
+            outputs, warnings = model.answer(name, question.inputs, question.coordinates, question.options)
         except InputError as error:
             raise InputError(
                 error.message,
@@ -171,7 +171,10 @@ def _openapi(operations: Mapping[str, Operation], default: str) -> dict[str, Any
     """What the documentation page says of a request: the operations, their arrays, an example."""
     lines = [
         f"- `{name}`: {operation.summary} Takes "
-        + ", ".join(f"`{key}` {spec.describe()}" for key, spec in operation.inputs.items())
+        + ", ".join(
+            [f"`{key}` {spec.describe()}" for key, spec in operation.inputs.items()]
+            + [f"option `{key}` ({option.summary})" for key, option in operation.options.items()]
+        )
         for name, operation in operations.items()
     ]
     schema = {
@@ -180,6 +183,7 @@ def _openapi(operations: Mapping[str, Operation], default: str) -> dict[str, Any
         "properties": {
             "inputs": {"type": "object", "additionalProperties": {"type": "array"}},
             "coordinates": {"type": "object", "additionalProperties": {"type": "array"}},
+            "options": {"type": "object", "additionalProperties": {"type": "number"}},
             "operation": {"type": "string", "enum": list(operations), "default": default},
         },
     }
@@ -197,11 +201,26 @@ def _openapi(operations: Mapping[str, Operation], default: str) -> dict[str, Any
 
 
 def example(operation: Operation, name: str) -> dict[str, Any]:
-    """A question that the operation answers: one sample, of 0.1 everywhere."""
-    inputs = {}
-    for key, spec in operation.inputs.items():
-        value: Any = 0.1
-        for dim in reversed(spec.dims[1:]):
-            value = [value] * (dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1))
-        inputs[key] = [value]
-    return {"inputs": inputs, "operation": name}
+    """A question that the operation answers: one sample of the same value everywhere."""
+    inputs = {key: [_filled(spec)] for key, spec in operation.inputs.items()}
+    options = {key: option.default for key, option in operation.options.items()}
+    return {"inputs": inputs, **({"options": options} if options else {}), "operation": name}
+
+
+def _filled(spec: ArraySpec) -> Any:
+    """Nested lists of one sample: inside the bounds where there are any, 0.1 otherwise."""
+    lasts = [_inside(*ends) for ends in spec.bounds] or [0.0 if spec.dtype == "int64" else 0.1]
+    value: Any = lasts
+    for position, dim in reversed(list(enumerate(spec.dims[1:], start=1))):
+        size = dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1)
+        if position == len(spec.dims) - 1:
+            value = lasts if len(lasts) == size else lasts[:1] * size
+        else:
+            value = [value] * size
+    return value if len(spec.dims) > 1 else lasts[0]
+
+
+def _inside(low: float | None, high: float | None) -> float:
+    if low is not None and high is not None:
+        return (low + high) / 2
+    return 0.1 if (low is None or low <= 0.1) and (high is None or high >= 0.1) else (low or high or 0.0)

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI
+from numpy.typing import NDArray
 
 from dlde import ray_session
 from dlde.errors import InputError, PortInUseError, ServingError
@@ -175,14 +177,21 @@ def _listen_on_loopback() -> None:
 
 
 def _curl(url: str, model: package.Model, guarded: bool) -> str:
+    """A line for the shell that asks the first operation, and writes its answer to a file."""
     name, operation = next(iter(model.operations.items()))
-    arrays = []
-    for key, spec in operation.inputs.items():
-        size = [dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1) for dim in spec.dims[1:]]
-        arrays.append(f"{key}=np.full((1, {', '.join(map(str, size))}), 0.1, 'float32')")
+    question = application.example(operation, name)
+    arrays = [f"{key}={_numpy(np.asarray(value))}" for key, value in question["inputs"].items()]
+    arrays += [f"**{{'options/{key}': {value}}}" for key, value in question.get("options", {}).items()]
     make = f"import sys, numpy as np; np.savez(sys.stdout.buffer, {', '.join(arrays)})"
     header = ' -H "Authorization: Bearer $DLDE_TOKEN"' if guarded else ""
     return (
         f'python -c "{make}" | curl -s{header} -H "Content-Type: {application.NPZ[0]}" '
         f"--data-binary @- '{url}/predict?operation={name}' -o answer.npz"
     )
+
+
+def _numpy(array: NDArray[Any]) -> str:
+    """An expression that makes the array: short where it holds one value alone."""
+    if np.ptp(array) == 0:
+        return f"np.full({array.shape}, {array.flat[0]:g})"
+    return f"np.array({array.tolist()})"

@@ -23,7 +23,8 @@ from dlde.errors import InputError, nearest
 MAX_BYTES = 64 << 20  # of a request's body, and of the arrays unpacked from it
 MAX_ARRAYS = 64
 COORDINATE = "coordinates/"  # prefix of a coordinate's name in an archive
-_KEYS = ("inputs", "coordinates", "operation")
+OPTION = "options/"  # of an option's name: an array of no dimensions
+_KEYS = ("inputs", "coordinates", "options", "operation")
 
 
 class TooLargeError(InputError):
@@ -36,11 +37,12 @@ class Question:
 
     inputs: dict[str, Tensor]
     coordinates: dict[str, Tensor] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # checked by the operation
     operation: str | None = None
 
 
 def read_json(body: bytes) -> Question:
-    """`{"inputs": {name: nested lists}, "coordinates": {name: list}, "operation": name}`."""
+    """`{"inputs": {name: nested lists}, "coordinates": {name: list}, "options": {…}, "operation": name}`."""
     try:
         document = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -51,11 +53,15 @@ def read_json(body: bytes) -> Question:
     operation = document.get("operation")
     if operation is not None and not isinstance(operation, str):
         unknown.append(f"operation must be a name, got {type(operation).__name__}")
+    options = document.get("options") or {}
+    if not isinstance(options, dict):
+        unknown.append(f"options must map names to numbers, got {type(options).__name__}")
     if unknown:
         raise InputError("; ".join(unknown), mistakes=unknown)
     return Question(
         inputs=_arrays(document, "inputs"),
         coordinates=_arrays(document, "coordinates"),
+        options=options,
         operation=operation,
     )
 
@@ -66,7 +72,7 @@ def write_json(outputs: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def read_npz(body: bytes, *, limit: int = MAX_BYTES, operation: str | None = None) -> Question:
-    """Arrays by name; those named `coordinates/x` are coordinates.
+    """Arrays by name; those named `coordinates/x` are coordinates, `options/n` a number.
 
     Raises TooLargeError where the archive says that it unpacks to more than `limit` bytes.
     """
@@ -77,8 +83,13 @@ def read_npz(body: bytes, *, limit: int = MAX_BYTES, operation: str | None = Non
         raise
     except Exception as error:  # what the parsers of zip and npy raise on hostile bytes is not documented
         raise InputError(f"the body is not a readable .npz archive: {error}") from None
+    options = {
+        name.removeprefix(OPTION): _number(name, arrays.pop(name))
+        for name in [name for name in arrays if name.startswith(OPTION)]
+    }
     tensors = {name: _tensor(name, array) for name, array in arrays.items()}
     return Question(
+        options=options,
         inputs={name: tensor for name, tensor in tensors.items() if not name.startswith(COORDINATE)},
         coordinates={
             name.removeprefix(COORDINATE): tensor
@@ -133,6 +144,15 @@ def _array(name: str, content: bytes) -> Any:
         raise InputError(f"array {name!r} declares shape {shape}, but {len(rest)} bytes follow")
     flat = np.frombuffer(rest, dtype=dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _number(name: str, array: Any) -> int | float:
+    if array.ndim:
+        raise InputError(
+            f"array {name!r} has shape {array.shape}; an option is one number, without dimensions"
+        )
+    number: int | float = array.item()
+    return number
 
 
 def _arrays(document: Mapping[str, Any], key: str) -> dict[str, Tensor]:

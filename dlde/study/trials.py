@@ -33,6 +33,7 @@ class Trial:
     point: Mapping[str, Any]  # axis -> label, of the axes that belong to the variant
     seed: int
     pipeline: Pipeline
+    pictures: bool = True  # keep the figures of its evaluation
 
     @property
     def name(self) -> str:
@@ -103,8 +104,9 @@ def trials_of(
 
             study = load({}).study
             assert study is not None
-            for seed in seeds or study.seeds:
-                found.append(Trial(variant, point, seed, load(_seeded(base, study, seed))))
+            for number, seed in enumerate(seeds or study.seeds):
+                pipeline = load(_seeded(base, study, seed))
+                found.append(Trial(variant, point, seed, pipeline, pictures=number == 0))
     return sorted(found, key=lambda trial: trial.seed)
 
 
@@ -171,7 +173,7 @@ def _run(trial: Trial, root: Path, watch: Watch, verbose: bool) -> Outcome | Dld
     try:
         walk = Walk(trial.pipeline, root, watch=watch, tracked=False, verbose=verbose)
         trained = walk.train(alone=trial.alone)
-        walk.evaluate(alone=trial.alone)
+        walk.evaluate(alone=trial.alone, pictures=trial.pictures)
     except DldeError as error:
         return error
     return _outcome(trial, walk.folder, trained.state)
@@ -220,7 +222,7 @@ def _run_on_ray(
         task = ray.remote(num_cpus=cpus, max_retries=RESTARTS)(_task)
         waiting = {
             task.remote(
-                [json.dumps(trials[number].pipeline.dump()) for number in group],
+                [(json.dumps(trials[number].pipeline.dump()), trials[number].pictures) for number in group],
                 str(root),
                 max(1, cores // workers),
             ): group
@@ -253,19 +255,19 @@ def _groups(trials: Sequence[Trial], numbers: Sequence[int]) -> Iterator[list[in
         rest = rest[size:]
 
 
-def _task(pipelines: list[str], root: str, threads: int) -> list[str | DldeError]:
+def _task(pipelines: list[tuple[str, bool]], root: str, threads: int) -> list[str | DldeError]:
     """Train and evaluate several trials in a worker of Ray: the state of each, or its error."""
     import torch
 
     torch.set_num_threads(threads)
     logging.getLogger("dlde").setLevel(logging.WARNING)
     results: list[str | DldeError] = []
-    for text in pipelines:
+    for text, pictures in pipelines:
         try:
             pipeline = Pipeline.parse(json.loads(text), source="trial")
             walk = Walk(pipeline, Path(root), tracked=False)
             state = walk.train().state
-            walk.evaluate()
+            walk.evaluate(pictures=pictures)
             results.append(state)
         except DldeError as error:
             results.append(error)

@@ -19,6 +19,10 @@ class Alone:
         """Mean over the workers, in place."""
         return tensor
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, differentiable."""
+        return tensor
+
     def gather(self, tensor: Tensor) -> Tensor:
         """All workers' tensors, joined along axis 0."""
         return tensor
@@ -43,6 +47,11 @@ class Distributed:
         dist.all_reduce(tensor)
         return tensor.div_(self.size)
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over the workers, differentiable."""
+        averaged: Tensor = _Mean.apply(tensor, self)
+        return averaged
+
     def gather(self, tensor: Tensor) -> Tensor:
         """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -58,3 +67,20 @@ class Distributed:
     def barrier(self) -> None:
         """Wait for all workers."""
         dist.barrier()
+
+
+class _Mean(torch.autograd.Function):
+    """Every worker's loss counts by 1 / size, and so does every tensor: backward is a mean as well.
+
+    Holds where gradients are averaged over the workers afterwards, as `run.descend` does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, comm: Distributed) -> Tensor:
+        ctx.comm = comm
+        return comm.all_reduce(tensor.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        comm: Distributed = ctx.comm
+        return comm.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)), None

@@ -7,11 +7,12 @@ of another training, and the same job started again continues.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -20,15 +21,16 @@ from typing import Any
 
 import torch
 
-from dlde import __version__, figures
+from dlde import __version__, catalog, figures
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import SpecError, UnknownNameError, nearest
 from dlde.files import write_json
-from dlde.method import AnyMethod, Comm, DataInfo, Evaluation
+from dlde.method import AnyMethod, Comm, DataInfo, Evaluation, RolloutWorkers
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
 from dlde.spec import Spec, digest_of
+from dlde.training.rollouts import Make
 from dlde.training.run import EngineRun, Execution, Progress
 
 FORMAT = 1  # of a run's folder; part of its name
@@ -67,13 +69,27 @@ class Job(Spec):
                 f"but the pipeline gives {sorted(roles)}",
                 mistakes=["data"],
             )
-        requires = self.method.requires
-        if requires is not None and not isinstance(self.problem, requires):
+        requires, name = self.method.requires, self.dump()["method"]["name"]
+        if requires is None and self.problem is not None:
             raise SpecError(
-                f"the method needs a problem that offers {requires.__name__}, got {self.problem!r}",
+                f"method {name!r} takes no problem: what it learns of one is in its data; "
+                "leave out `problem`",
+                mistakes=["problem"],
+            )
+        if requires is not None and not isinstance(self.problem, requires):
+            offering = [
+                known for known in catalog.places("problem")
+                if issubclass(catalog.find("problem", known), requires)
+            ]  # fmt: skip
+            given = "none" if self.problem is None else repr(catalog.name_of("problem", type(self.problem)))
+            raise SpecError(
+                f"method {name!r} needs a problem that offers {requires.__name__} "
+                f"({', '.join(sorted(offering))}), got {given}",
                 mistakes=["problem"],
             )
         self.method.check_workers(workers)
+        if not self.data:
+            self.method.check(DataInfo(problem=self.problem))
 
 
 def load(root: Path, run: str) -> Job:
@@ -89,8 +105,12 @@ def runs(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / "runs").glob("*/job.json"))
 
 
-def prepare(job: Job, root: Path, *, workers: int, fresh: bool = False) -> Path:
-    """The run's folder with its `job.json`; `fresh` empties it first."""
+def prepare(job: Job, root: Path, *, workers: int, fresh: bool = False, alone: bool = False) -> Path:
+    """The run's folder with its `job.json`; `fresh` empties it first.
+
+    `alone` says that no other training of this root runs beside it; it is recorded where that was so
+    from the training's first step on.
+    """
     folder = job.folder(root)
     if fresh and folder.exists():
         removed = folder.with_name(f".{folder.name}.removed")  # at once: half a folder would be continued
@@ -100,8 +120,16 @@ def prepare(job: Job, root: Path, *, workers: int, fresh: bool = False) -> Path:
     if not (folder / "job.json").exists():
         content = {"run": job.run, "job": job.dump(), "code": code_version(), "started": time.time()}
         write_json(folder / "job.json", content)
-    write_json(folder / "execution.json", {"workers": workers, "environment": environment()})
+    alone = alone and (execution_of(folder).get("alone", False) or not (folder / "checkpoints").exists())
+    write_json(folder / "execution.json", {"workers": workers, "alone": alone, "environment": environment()})
     return folder
+
+
+def execution_of(folder: Path) -> dict[str, Any]:
+    """How a run was executed: workers, whether alone, environment, seconds once it has ended."""
+    path = folder / "execution.json"
+    plain: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return plain
 
 
 def is_trained(folder: Path) -> bool:
@@ -117,31 +145,48 @@ def train(
     comm: Comm | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
+    rollouts: Callable[[Make], RolloutWorkers] | None = None,
 ) -> None:
     """Run the method's `train` to its end, in this process as one of the workers; write the model.
 
     Continues where an earlier start of the same job was stopped.
     """
+    began = time.monotonic()
     folder = job.folder(root)
     if execution.deterministic:
         torch.use_deterministic_algorithms(True)
     data, info = open_data(job, root)
     job.method.check(info)
     run = EngineRun(
-        folder, info, data, seed=job.seed, device=device, comm=comm, execution=execution, progress=progress
+        folder,
+        info,
+        data,
+        seed=job.seed,
+        device=device,
+        comm=comm,
+        execution=execution,
+        progress=progress,
+        rollouts=rollouts,
     )
     model = job.method.train(run)
     run.close()
     if run.rank == 0:
+        seconds = max(run.seconds, time.monotonic() - began)  # earlier starts, or work outside phases
+        write_json(folder / "execution.json", {**execution_of(folder), "seconds": seconds})
         package.write(folder / "model", job.method, info, model, metrics={}, lineage=lineage(job, info))
 
 
-def evaluate(job: Job, root: Path, *, device: torch.device | str = "cpu") -> Evaluation:
-    """Measure the model as its package holds it, on the run's own data; the package keeps the metrics."""
+def evaluate(
+    job: Job, root: Path, *, device: torch.device | str = "cpu", pictures: bool = True
+) -> Evaluation:
+    """Measure the model as its package holds it, on the run's own data; the package keeps the metrics.
+
+    Without `pictures` its figures are not kept: of many cheap trials they would take most of the time.
+    """
     folder = job.folder(root)
     model = package.read(folder / "model", device=str(device))
     data, info = open_data(job, root)
-    run = EngineRun(folder, info, data, seed=job.seed, device=device)
+    run = EngineRun(folder, info, data, seed=job.seed, device=device, pictures=pictures)
     measured = job.method.evaluate(model.module, run)
     if phases := _curves(folder):
         run.figure("loss", figures.losses(phases))
@@ -155,17 +200,21 @@ def evaluate(job: Job, root: Path, *, device: torch.device | str = "cpu") -> Eva
         metrics=evaluation.metrics,
         lineage=lineage(job, info),
     )
-    write_json(folder / "evaluation.json", {"metrics": evaluation.metrics, "curves": evaluation.curves})
+    write_json(
+        folder / "evaluation.json",
+        {"metrics": evaluation.metrics, "curves": evaluation.curves, "pictures": pictures},
+    )
     return evaluation
 
 
-def metrics_of(folder: Path) -> dict[str, float] | None:
-    """The metrics of an evaluated run, or None."""
+def metrics_of(folder: Path, *, pictures: bool = False) -> dict[str, float] | None:
+    """The metrics of an evaluated run, or None; with `pictures`, of one whose figures were kept."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return None
-    metrics: dict[str, float] = json.loads(path.read_text())["metrics"]
-    return metrics
+    plain = json.loads(path.read_text())
+    metrics: dict[str, float] = plain["metrics"]
+    return metrics if plain.get("pictures", True) or not pictures else None
 
 
 def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
@@ -173,6 +222,26 @@ def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
         path.stem: path.read_text().splitlines() for path in sorted((folder / "curves").glob("*.jsonl"))
     }
     return {phase: [json.loads(row) for row in rows] for phase, rows in curves.items() if rows}
+
+
+def curves(folder: Path, names: Collection[str]) -> dict[str, list[dict[str, float]]]:
+    """Rows {step, seconds, value} of what a run logged under these names, in whichever phase."""
+    return {
+        name: [
+            {"step": row["step"], "seconds": row["seconds"], "value": row[name]}
+            for row in rows
+            if name in row
+        ]
+        for rows in (_curves(folder).values() if names else ())
+        for name in names
+        if any(name in row for row in rows)
+    }
+
+
+def content_digests(folder: Path) -> dict[str, str]:
+    """Role -> digest of the values that a trained run was made from."""
+    lineage = json.loads((folder / "model" / "model.json").read_text())["lineage"]
+    return {role: data["content_digest"] for role, data in lineage["data"].items()}
 
 
 def open_data(job: Job, root: Path) -> tuple[dict[str, Dataset], DataInfo]:
@@ -187,6 +256,12 @@ def lineage(job: Job, info: DataInfo) -> dict[str, Any]:
         "run": job.run,
         "run_digest": job.digest,
         "seed": job.seed,
+        "problem": None
+        if job.problem is None
+        else {
+            "name": catalog.name_of("problem", type(job.problem)),
+            "digest": digest_of(catalog.write("problem", job.problem)),
+        },
         "data": {
             role: {
                 "recipe": recipe.name,
@@ -225,6 +300,17 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **{name: version(name) for name in names},
     }
+
+
+def _processor() -> str:
+    """The model's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import torch
 
 from dlde.errors import DldeError, TrainingError
 from dlde.files import write_json
+from dlde.method import RolloutWorkers
 from dlde.training import job as jobs
 from dlde.training.comm import Distributed
 from dlde.training.job import Job
+from dlde.training.rollouts import Make, RayActors
 from dlde.training.run import Execution, Progress
 
 POLL_SECONDS = 0.2
@@ -30,17 +33,33 @@ def train(
     *,
     workers: int | None,
     execution: Execution,
+    rollout_workers: int = 0,
     progress: Callable[[Progress], None] | None = None,
     verbose: bool = False,
 ) -> None:
     """Train to the end, or raise the first error. `workers=None` stays in this process.
 
     A worker that dies is started again (at most `RESTARTS` times) and goes on from the last
-    checkpoint.
+    checkpoint. `rollout_workers` Ray actors simulate beside it; 0 leaves that to the training itself.
     """
+    cores = os.cpu_count() or 1
     if workers is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        jobs.train(job, root, execution=execution, device=device, progress=progress)
+        with contextlib.ExitStack() as stack:
+            if rollout_workers:
+                from dlde import ray_session
+
+                stack.enter_context(
+                    ray_session.session(num_cpus=max(rollout_workers, cores), verbose=verbose)
+                )
+            jobs.train(
+                job,
+                root,
+                execution=execution,
+                device=device,
+                progress=progress,
+                rollouts=_rollouts(rollout_workers),
+            )
         return
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -51,14 +70,15 @@ def train(
     for stale in ("progress.json", "failure.json", "ray"):
         _remove(folder / stale)
     gpu = torch.cuda.device_count() >= workers
-    with ray_session.session(num_cpus=max(workers + 1, os.cpu_count() or 1), verbose=verbose):
+    with ray_session.session(num_cpus=max(workers + rollout_workers + 1, cores), verbose=verbose):
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
                 "job": json.dumps(job.dump()),
                 "root": str(root),
                 "execution": json.dumps(execution.dump()),
-                "threads": max(1, (os.cpu_count() or 1) // workers),
+                "threads": max(1, cores // workers),
+                "rollout_workers": rollout_workers,
             },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
             run_config=RunConfig(
@@ -107,10 +127,15 @@ def _worker(config: dict[str, Any]) -> None:
             comm=comm,
             device=ray.train.torch.get_device(),
             progress=lambda progress: _publish(folder / "progress.json", progress),
+            rollouts=_rollouts(config["rollout_workers"]),
         )
     except DldeError as error:
         write_json(folder / "failure.json", {"type": type(error).__name__, "message": error.message})
         raise
+
+
+def _rollouts(size: int) -> Callable[[Make], RolloutWorkers] | None:
+    return (lambda make: RayActors(make, size)) if size else None
 
 
 def _publish(path: Path, progress: Progress) -> None:

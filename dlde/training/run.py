@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from dlde.errors import NonFiniteError, SpecError, TrainingError
 from dlde.files import disk_full_named, write_atomically
-from dlde.method import Batches, Comm, DataInfo, Descent, Run, Terms
+from dlde.method import Batches, Comm, DataInfo, Descent, RolloutWorkers, Run, Terms
 from dlde.spec import Spec
 from dlde.training import checkpoint
 from dlde.training.comm import Alone
+from dlde.training.rollouts import InProcess, Make
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,6 +117,8 @@ class EngineRun(Run):
         comm: Comm | None = None,
         execution: Execution | None = None,
         progress: Callable[[Progress], None] | None = None,
+        rollouts: Callable[[Make], RolloutWorkers] | None = None,
+        pictures: bool = True,
     ) -> None:
         self.folder = folder
         self.info = info
@@ -124,7 +127,10 @@ class EngineRun(Run):
         self.device = torch.device(device)
         self.comm = comm or Alone()
         self.execution = execution or Execution()
+        self.seconds = 0.0  # of all phases so far, earlier starts included
         self._progress = progress or (lambda progress: None)
+        self._rollouts = rollouts or InProcess
+        self._pictures = pictures
         self._phase: _Phase | None = None
         self._names: set[str] = set()
         torch.manual_seed(self._seed_of("initialisation"))
@@ -144,9 +150,11 @@ class EngineRun(Run):
     def state(self, *, local: tuple[str, ...] = (), **entries: Any) -> State:
         return State(local, entries)
 
-    def steps(self, n: int, *, state: State, name: str = "steps") -> Iterator[int]:
+    def steps(
+        self, n: int, *, state: State, name: str = "steps", seconds: float | None = None
+    ) -> Iterator[int]:
         self._enter(name)
-        phase = _Phase(self, name, n, state)
+        phase = _Phase(self, name, n, state, seconds)
         step = phase.resume()
         self._phase = phase
         while step < n and not phase.finished:
@@ -154,6 +162,7 @@ class EngineRun(Run):
             step += 1
             phase.end_of_step(step)
         phase.finish(step)
+        self.seconds += phase.elapsed
         self._phase = None
 
     def stop(self) -> None:
@@ -192,11 +201,10 @@ class EngineRun(Run):
         name: str = "fit",
     ) -> None:
         model.to(self.device).train()
-        optimizer = _optimizer(descent, model)
+        optimizer = descent.optimizer_of(model.parameters())
         state = self.state(model=model, optimizer=optimizer)
-        for step in self.steps(descent.steps, state=state, name=name):
-            for group in optimizer.param_groups:
-                group["lr"] = descent.rate * descent.factor(step)
+        for step in self.steps(descent.steps, state=state, name=name, seconds=descent.seconds):
+            descent.set_rate(optimizer, step)
             batch = (
                 self._shared(batches(self.generator(name, step)))
                 if callable(batches)
@@ -213,12 +221,15 @@ class EngineRun(Run):
         tensors: dict[str, Tensor] = load_file(path, device=str(self.device))
         return tensors
 
+    def rollout_workers(self, make: Make) -> RolloutWorkers:
+        return self._rollouts(make)
+
     def log(self, **values: float | Tensor) -> None:
         numbers = [torch.as_tensor(value, device=self.device).detach().float() for value in values.values()]
         self._current("log").record(tuple(values), torch.stack(numbers))
 
     def figure(self, name: str, figure: Figure) -> None:
-        if self.rank == 0:
+        if self.rank == 0 and self._pictures:
             path = self.folder / "figures" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_named(path):
@@ -269,11 +280,12 @@ class EngineRun(Run):
 class _Phase:
     """One loop: its state, its unread losses, its curve and its checkpoints."""
 
-    def __init__(self, run: EngineRun, name: str, steps: int, state: State) -> None:
-        self.run, self.name, self.steps, self.state = run, name, steps, state
+    def __init__(self, run: EngineRun, name: str, steps: int, state: State, limit: float | None) -> None:
+        self.run, self.name, self.steps, self.state, self.limit = run, name, steps, state, limit
         self.folder = run.folder / "checkpoints" / name
         self.curve = run.folder / "curves" / f"{name}.jsonl"
-        self.finished = False
+        self.finished = False  # to end after this step
+        self.over = False  # its last state is saved
         self.seconds = 0.0  # of this phase before `started`
         self.started = self.synced_at = self.saved_at = time.monotonic()
         self.saved_step = self.synced_step = 0
@@ -282,6 +294,11 @@ class _Phase:
         self.unread: list[tuple[int, float, dict[tuple[str, ...], Tensor]]] = []
         self.local: list[tuple[tuple[str, ...], Tensor]] = []
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this phase; of a finished one, those that it took."""
+        return self.seconds + (0.0 if self.over else time.monotonic() - self.started)
+
     def resume(self) -> int:
         """Load the newest checkpoint, cut the curve to it, and return the step to go on from."""
         content = checkpoint.latest(self.folder, self.run.device)
@@ -289,6 +306,7 @@ class _Phase:
         if content is not None:
             self.state.load(content["state"], self.run.comm)
             step, self.finished, self.seconds = content["step"], content["finished"], content["seconds"]
+            self.over = self.finished
         self.saved_step = self.synced_step = step
         self.next_sync = step + 1
         if self.run.rank == 0:
@@ -305,12 +323,14 @@ class _Phase:
 
     def end_of_step(self, step: int) -> None:
         """`step` steps are done: keep the losses; at a sync read, check, write and maybe save."""
-        self.unread.append((step, self.seconds + time.monotonic() - self.started, self.row))
+        self.unread.append((step, self.elapsed, self.row))
         self.row = {}
         if step >= self.next_sync or step == self.steps or self.finished:
             self._sync(step)
 
     def finish(self, step: int) -> None:
+        if not self.over:
+            self.seconds, self.over = self.elapsed, True
         if not (self.finished and self.saved_step == step) or not self.folder.exists():
             self._save(step, finished=True)
 
@@ -326,7 +346,12 @@ class _Phase:
         distance = max(1, min(SYNC_STEPS, int(rate * SYNC_SECONDS)))
         if execution.checkpoint_steps is not None:
             distance = min(distance, execution.checkpoint_steps - step % execution.checkpoint_steps)
-        due, distance = self.run.comm.broadcast((due, distance))
+        if self.limit is not None:  # closer and closer to the end of the time
+            left = self.limit - self.elapsed
+            distance = max(1, min(distance, int(rate * left * 0.5)))
+        late = self.limit is not None and self.elapsed >= self.limit
+        due, distance, late = self.run.comm.broadcast((due, distance, late))
+        self.finished = self.finished or late
         self.next_sync = step + distance
         self.synced_at, self.synced_step = now, step
         if self.run.rank == 0 and rows:
@@ -376,7 +401,7 @@ class _Phase:
         content = {
             "step": step,
             "finished": finished,
-            "seconds": self.seconds + time.monotonic() - self.started,
+            "seconds": self.elapsed,
             "state": self.state.dump(self.run.comm),
         }
         for place, tensor in _tensors("state", content["state"]):
@@ -389,14 +414,6 @@ class _Phase:
         if self.run.rank == 0:
             checkpoint.save(self.folder, step, content)
         self.saved_at, self.saved_step, self.finished = time.monotonic(), step, finished
-
-
-def _optimizer(descent: Descent, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if descent.optimizer == "sgd":
-        return torch.optim.SGD(parameters, descent.rate, weight_decay=descent.weight_decay)
-    kind = torch.optim.Adam if descent.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, descent.rate, weight_decay=descent.weight_decay, fused=True)
 
 
 def _tensors(place: str, value: Any) -> Iterator[tuple[str, Tensor]]:

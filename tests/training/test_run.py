@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,21 @@ def test_two_workers_do_the_mathematics_of_one(tmp_path: Path, task: str) -> Non
     )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_budget_of_seconds_ends_a_phase_and_counts_earlier_starts(tmp_path: Path) -> None:
+    """Whoever resumes has only what is left of it."""
+
+    def spend(seconds: float) -> tuple[int, float]:
+        run = loops.run_in(tmp_path)
+        state = run.state(count=torch.zeros(()))
+        for _ in run.steps(10**6, state=state, name="timed", seconds=seconds):
+            time.sleep(0.005)
+            state.count = state.count + 1
+        run.close()
+        return int(state.count), run.seconds
+
+    steps, seconds = spend(0.4)
+    assert 0.4 <= seconds < 30
+    assert 0 < steps <= seconds / 0.005
+    assert spend(0.4) == (steps, seconds)  # finished: found, not repeated
