@@ -23,14 +23,39 @@ class Slope:
     value: float
     low: float
     high: float
+    r2: float  # share of the variance that the line explains
+
+
+def line(points: Iterable[tuple[float, float]], *, log: bool = True) -> Slope:
+    """The least-squares line through points (x, y), or through their logarithms.
+
+    Raises ValueError for fewer than three points or two places, or for values without a logarithm.
+    """
+    x, y = np.array(list(points), dtype=float).reshape(-1, 2).T
+    if len(np.unique(x)) < 2 or len(x) < 3:
+        raise ValueError("needs three points")
+    if log:
+        if min(x.min(), y.min()) <= 0:
+            raise ValueError("has values that are not positive")
+        x, y = np.log(x), np.log(y)
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    residual = y - slope * x
+    unexplained = float(residual @ residual)
+    error = math.sqrt(unexplained / (len(x) - 2) / float(x @ x))
+    half = float(stdtrit(len(x) - 2, 0.975)) * error
+    r2 = 1 - unexplained / float(y @ y) if y.any() else 1.0
+    return Slope(slope, slope - half, slope + half, r2)
 
 
 @dataclass(frozen=True)
 class Table:
     """One row per trial and metric: `variant`, `seed`, a column for every axis, `metric`, `value`.
 
-    Rows of a curve have `step` and `seconds` besides. All reducers take the rows that match `where`
-    (columns and their values) and raise SpecError where none does, or where one seed matches twice.
+    Rows of a training's curve have `step` and `seconds` besides; rows of a curve that the evaluation
+    measured have `at`, which is named like the point of an axis. All reducers take the rows that match
+    `where` (columns and their values) and raise SpecError where none does, or where one seed matches
+    twice.
     """
 
     rows: tuple[Mapping[str, Any], ...]
@@ -78,19 +103,10 @@ class Table:
         points, or for values that have no logarithm.
         """
         rows = [row for row in self._measured(metric, where) if axis in row]
-        x, y = (np.array([float(row[key]) for row in rows]) for key in (axis, "value"))
-        if len(np.unique(x)) < 2 or len(x) < 3:
-            raise SpecError(f"a slope of {metric!r} over {axis!r} needs three points", mistakes=[axis])
-        if log:
-            if min(x.min(), y.min()) <= 0:
-                raise SpecError(f"{metric!r} over {axis!r} has values that are not positive", mistakes=[axis])
-            x, y = np.log(x), np.log(y)
-        x, y = x - x.mean(), y - y.mean()
-        slope = float(x @ y / (x @ x))
-        residual = y - slope * x
-        error = math.sqrt(float(residual @ residual) / (len(x) - 2) / float(x @ x))
-        half = float(stdtrit(len(x) - 2, 0.975)) * error
-        return Slope(slope, slope - half, slope + half)
+        try:
+            return line([(row[axis], row["value"]) for row in rows], log=log)
+        except ValueError as error:
+            raise SpecError(f"a slope of {metric!r} over {axis!r} {error}", mistakes=[axis]) from None
 
     def curves(self, metric: str, **where: Any) -> dict[int, list[Mapping[str, Any]]]:
         """Rows of a curve by seed, in order of step."""

@@ -73,6 +73,10 @@ class NonFiniteError(DldeError):
     """A solution or a loss is not finite; facts name where."""
 
 
+class NotConvergedError(DldeError):
+    """An iteration did not reach its tolerance; facts hold `residual` and `iterations`."""
+
+
 class TrainingError(DldeError):
     """A training cannot start, go on or be resumed."""
 

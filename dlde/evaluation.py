@@ -34,19 +34,22 @@ def evaluate(what: str, root: Path, *, data: str | None = None) -> Result:
         raise UnknownNameError(f"run {what!r} has no trained model yet; train it first", name=what)
     model = package.read(folder)
     run = model.document["lineage"]["run"]
-    if data is None:
-        if run not in jobs.runs(root):
-            raise InputError(
-                f"the run {run!r} of model {what!r} is not under {root}; "
-                "name the data to measure on by --data"
-            )
+    datasets: dict[str, Dataset] = {}
+    if not model.method.roles:
+        if data is not None:
+            raise InputError(f"model {what!r} learned from an equation, not from data; leave out --data")
+    elif data is not None:
+        datasets = dict.fromkeys(model.method.roles, _dataset(data, root))
+    elif run in jobs.runs(root):
         datasets, _ = jobs.open_data(jobs.load(root, run), root)
     else:
-        datasets = dict.fromkeys(model.method.roles, _dataset(data, root))
+        raise InputError(
+            f"the run {run!r} of model {what!r} is not under {root}; name the data to measure on by --data"
+        )
     place = root / "evaluations" / model.digest[:12]
     engine = EngineRun(place, model.info, datasets, seed=model.document["lineage"]["seed"])
     measured = model.method.evaluate(model.module, engine)
-    name = ", ".join(str(dataset.store) for dataset in datasets.values())
+    name = ", ".join(str(dataset.store) for dataset in datasets.values()) or "its equation"
     return Result(run, what, name, measured.metrics)
 
 

@@ -123,7 +123,7 @@ def study(panels: Sequence[Panel]) -> Figure:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         places = [place for seeds in panel.lines.values() for points in seeds for place, _ in points]
         numeric = all(isinstance(place, (int, float)) for place in places)
-        if panel.horizontal in ("step", "seconds"):
+        if panel.horizontal in ("step", "seconds", "at"):
             _curves(axes, panel)
         elif numeric:
             _dots(axes, panel, {place: float(place) for place in places}, spread=0.0, line="-")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 import torch
 from pydantic import (
     BeforeValidator,
+    Field,
     NonNegativeFloat,
     PlainSerializer,
     PositiveFloat,
@@ -41,13 +42,16 @@ class Descent(Spec):
 
     steps: PositiveInt
     batch: PositiveInt = 20  # over all workers together
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "radam", "adamax", "rmsprop", "sgd"] = "adam"
     rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "halving"] = "constant"
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of the rate at which "cosine" ends
     halve_every: PositiveInt | None = None  # steps; with schedule "halving"
     warmup: NonNegativeFloat = 0.0  # fraction of the steps with linearly rising rate
     clip: PositiveFloat | None = None  # largest norm of the gradient
+    # Decay of a running average of the weights, per step; the average is the result. None: no average.
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
     # Ends earlier, after so many seconds of training, for comparisons at equal time. How many steps
     # that makes depends on the machine: such a training resumes, but not to the same bits.
     seconds: PositiveFloat | None = None
@@ -69,7 +73,8 @@ class Descent(Spec):
         if step < warm:
             return (step + 1) / (warm + 1)
         if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(self.steps - warm, 1)))
+            fall = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(self.steps - warm, 1)))
+            return self.floor + (1 - self.floor) * fall
         if self.schedule == "halving" and self.halve_every:
             return float(0.5 ** (step // self.halve_every))
         return 1.0
@@ -79,10 +84,15 @@ class Descent(Spec):
     ) -> torch.optim.Optimizer:
         """The optimizer, for a loop that the method writes itself."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(trained, self.rate, weight_decay=self.weight_decay)
-        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(trained, self.rate, betas=betas, weight_decay=self.weight_decay, fused=True)
+        fields: dict[str, Any] = {"lr": self.rate, "weight_decay": self.weight_decay}
+        if self.optimizer in ("adam", "adamw"):
+            kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+            return kind(trained, **fields, betas=betas, fused=True)
+        if self.optimizer in ("radam", "adamax"):
+            kind = torch.optim.RAdam if self.optimizer == "radam" else torch.optim.Adamax
+            return kind(trained, **fields, betas=betas)
+        kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.RMSprop
+        return kind(trained, **fields)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Give the optimizer the rate of that step (from 0)."""
@@ -117,7 +127,8 @@ class ArraySpec(Spec):
     # Smallest and largest value that is answered, one pair for all or one for every entry of the last
     # axis (None: open); a value outside is refused.
     bounds: tuple[tuple[float | None, float | None], ...] = ()
-    trained_range: tuple[float, float] | None = None  # a value outside is answered with a warning
+    # The same for values that are answered with a warning.
+    trained_range: tuple[tuple[float | None, float | None], ...] = ()
 
     def describe(self) -> str:
         """The expected shape in words, such as "(batch, x >= 32, channel = 1)"."""
@@ -139,7 +150,11 @@ class Option(Spec):
 
 
 class Operation(Spec):
-    """What a model answers: named inputs and outputs, the first axis of each being the batch."""
+    """What a model answers: named inputs and outputs.
+
+    Dimensions of one name have one size. The first is the batch, or whatever the arrays are lists of
+    (the nodes of a graph, the points of a context).
+    """
 
     summary: str
     inputs: dict[str, ArraySpec] = {}
@@ -199,23 +214,28 @@ class Operation(Spec):
         """Inputs outside what the model was trained on: answered, but not silently."""
         found = []
         for name, spec in self.inputs.items():
-            if spec.trained_range is not None and name in inputs:
-                low, high = spec.trained_range
-                outside = ((inputs[name] < low) | (inputs[name] > high)).flatten(1).any(1)
-                found += [
-                    f"input {name!r}, sample {sample}: values outside the training range "
-                    f"[{low:.4g}, {high:.4g}]"
-                    for sample in torch.nonzero(outside).flatten().tolist()
-                ]
-            if spec.rms_range is None or name not in inputs:
+            if name not in inputs:
                 continue
-            low, high = spec.rms_range
-            rms = inputs[name].double().flatten(1).pow(2).mean(1).sqrt()
-            for sample in torch.nonzero((rms < low) | (rms > high)).flatten().tolist():
-                found.append(
-                    f"input {name!r}, sample {sample}: root mean square {rms[sample]:.4g} lies outside "
-                    f"the training range [{low:.4g}, {high:.4g}]"
-                )
+            values, rows = inputs[name], spec.dims[0].name
+            for entry, ends in enumerate(spec.trained_range):
+                outside = _outside(values, spec.trained_range, entry).reshape(len(values), -1).any(1)
+                if bool(outside.any()):
+                    found.append(
+                        f"input {name!r}: {int(outside.sum())} of {len(values)} in {rows} have values "
+                        f"outside the training range {_interval(ends)}, the first at "
+                        f"{int(outside.int().argmax())}"
+                    )
+            if spec.rms_range is not None:
+                low, high = spec.rms_range
+                rms = values.double().reshape(len(values), -1).pow(2).mean(1).sqrt()
+                outside = (rms < low) | (rms > high)
+                if bool(outside.any()):
+                    first = int(outside.int().argmax())
+                    found.append(
+                        f"input {name!r}: {int(outside.sum())} of {len(values)} in {rows} have a root mean "
+                        f"square outside the training range [{low:.4g}, {high:.4g}], the first at {first}: "
+                        f"{rms[first]:.4g}"
+                    )
         return found
 
 
@@ -246,7 +266,7 @@ class Comm(Protocol):
         ...
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
+        """All workers' tensors (of one shape), joined along axis 0 in order of rank; on every worker."""
         ...
 
     def broadcast(self, value: Any) -> Any:
@@ -255,6 +275,13 @@ class Comm(Protocol):
 
     def barrier(self) -> None:
         """Wait for all workers."""
+        ...
+
+    def shift(self, tensor: Tensor, by: int, *, like: Tensor | None = None) -> Tensor | None:
+        """What worker rank - by sends, None where there is none: neighbours exchange what they share.
+
+        `like` has the shape of what comes, where that is another than what goes. Not differentiable.
+        """
         ...
 
 
@@ -321,12 +348,13 @@ class Run(ABC):
     ) -> Iterator[int]:
         """Step numbers up to n; checkpoints `state` and resumes it exactly.
 
-        Ends early by `stop()`, or at the first look at the clock after so many `seconds`.
+        Ends early by `stop()`, or at the first look at the clock after so many `seconds`. torch's own
+        generators are seeded anew for every step, so that dropout needs no state.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End the current `steps` after this step."""
+        """End the current `steps` after this step; all workers must say so at the same step."""
 
     @abstractmethod
     def descend(
@@ -336,11 +364,13 @@ class Run(ABC):
         *,
         weights: Mapping[str, float] | None = None,
         clip: float | None = None,
+        local: bool = False,
     ) -> None:
         """One step of that optimizer's parameters, and nothing else's, on the weighted sum of the terms.
 
-        Gradients are averaged over the workers. The terms are logged; a non-finite one stops the
-        run with NonFiniteError naming step, term and worker.
+        Gradients are averaged over the workers, unless the parameters are this worker's own (`local`).
+        The terms are logged; a non-finite one stops the run with NonFiniteError naming step, term and
+        worker.
         """
 
     @abstractmethod
@@ -352,10 +382,14 @@ class Run(ABC):
         descent: Descent,
         *,
         weights: Mapping[str, float] | None = None,
+        keep: Mapping[str, Any] | None = None,
+        after: Callable[[int], None] | None = None,
         name: str = "fit",
     ) -> None:
         """Descend `loss(model, batch)` for `descent.steps` steps: the one hot loop.
 
+        `after` is called with the number of steps done after each, in which it may validate, log and
+        `stop()`; what it changes is named in `keep` and resumed like the rest of the state.
         A finished phase (`name`) is not repeated: its result is loaded into the model.
         """
 
@@ -384,7 +418,7 @@ class Method(Spec, ABC):
     """An algorithm of a paper; the fields are its hyperparameters, the docstring its source."""
 
     requires: ClassVar[type | None] = None  # the protocol that the pipeline's problem must offer
-    roles: ClassVar[tuple[str, ...]] = ()  # the datasets that it reads, by role
+    roles: ClassVar[tuple[str, ...]] = ()  # the datasets that it reads; a property where fields decide
 
     @classmethod
     def summary(cls) -> str:
@@ -422,7 +456,7 @@ class Method(Spec, ABC):
     def operations(self, info: DataInfo) -> dict[str, Operation]:
         """What is served; for each name the method has a function of that name.
 
-        It is called as `method.name(model, **inputs) -> {output: tensor}`.
+        It is called as `method.name(model, **inputs, **options) -> {output: tensor}`.
         """
 
 
@@ -447,21 +481,29 @@ def _array_mistakes(name: str, given: Tensor, expected: ArraySpec, sizes: dict[s
 
 def _bounds_mistakes(name: str, given: Tensor, expected: ArraySpec) -> list[str]:
     mistakes = []
-    for entry, (low, high) in enumerate(expected.bounds):
+    for entry, ends in enumerate(expected.bounds):
         values = given[..., entry] if len(expected.bounds) > 1 else given
-        outside = torch.zeros_like(values, dtype=torch.bool)
-        if low is not None:
-            outside |= values < low
-        if high is not None:
-            outside |= values > high
+        outside = _outside(given, expected.bounds, entry)
         count = int(outside.sum())
         if count:
             which = f"entry {entry} of the last axis " if len(expected.bounds) > 1 else ""
             mistakes.append(
-                f"input {name!r}: {which}has {count} values outside {_interval((low, high))}, "
+                f"input {name!r}: {which}has {count} values outside {_interval(ends)}, "
                 f"such as {float(values[outside][0]):.6g}"
             )
     return mistakes
+
+
+def _outside(given: Tensor, intervals: tuple[tuple[float | None, float | None], ...], entry: int) -> Tensor:
+    """Where values lie outside an interval: one for all values, or one for each entry of the last axis."""
+    values = given[..., entry] if len(intervals) > 1 else given
+    low, high = intervals[entry]
+    outside = torch.zeros_like(values, dtype=torch.bool)
+    if low is not None:
+        outside |= values < low
+    if high is not None:
+        outside |= values > high
+    return outside
 
 
 def _interval(ends: tuple[float | None, float | None]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from dlde.claims import Claim
@@ -67,6 +68,8 @@ class Sweep(Spec):
     def _one_form(self) -> Self:
         if bool(self.settings) == bool(self.field) or bool(self.field) != bool(self.values):
             raise ValueError("give either field and values, or settings")
+        if not all(isinstance(value, (str, int, float)) for value in self.values):
+            raise ValueError("values must be numbers or words; give lists and mappings as named settings")
         return self
 
     @property
@@ -81,7 +84,9 @@ class StudyFigure(Spec):
     """One picture of a study: a metric of every variant, over an axis or along its curves."""
 
     metric: str
-    over: str | None = None  # an axis, "step" or "seconds"; None: one column for each variant
+    # An axis, or "step" or "seconds" of a logged curve, or "at" of an evaluated one; None: a column for
+    # each variant.
+    over: str | None = None
     where: dict[str, Any] = {}  # columns and their values
     level: float | None = None  # a line to compare with
     label: str | None = None  # of the metric's axis; None: its name
@@ -95,13 +100,15 @@ class Study(Spec):
     seeds: tuple[Seed, ...] = (0, 1, 2)
     vary: tuple[Literal["training", "data"], ...] = ("training",)  # what a seed is the seed of
     exclusive: bool = False  # these trials measure time: nothing else of this root runs beside them
-    curves: tuple[str, ...] = ()  # logged values that enter the table step by step
+    curves: tuple[str, ...] = ()  # logged values, and curves of the evaluation, that enter the table
     group: PositiveInt = 1  # cheap trials in one task, where tasks are spread over workers
     figures: tuple[StudyFigure, ...] = ()
 
     @model_validator(mode="after")
     def _known_variants(self) -> Self:
         for name, axis in self.axes.items():
+            if name in ("variant", "seed", "metric", "step", "seconds", "at", "value"):
+                raise ValueError(f"axis {name!r} has the name of a column of the table; choose another")
             unknown = sorted(set(axis.variants or ()) - set(self.variants))
             if unknown:
                 raise ValueError(f"axis {name!r} belongs to unknown variants {unknown}")
@@ -278,7 +285,8 @@ class Walk:
         found = metrics is not None
         if metrics is None:
             with self._beside(alone):
-                metrics = jobs.evaluate(self.job, self.root, pictures=pictures).metrics
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                metrics = jobs.evaluate(self.job, self.root, device=device, pictures=pictures).metrics
         if self.tracked:
             tracking.sync_if_possible(self.root, self.folder, name=self.pipeline.name)
         return self._ended("evaluate", not found, began, {"run": self.job.run, "metrics": metrics})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlde.claims import Check, Table, at_most, needs
+from dlde.claims import Check, Table, at_most, line, needs
 from dlde.errors import SpecError
 
 TABLE = Table(
@@ -128,3 +128,22 @@ def test_a_claim_says_what_it_needs_and_in_words() -> None:
     assert (claim.variants, claim.axes) == (("a",), ("n",))
     assert claim.words == "It is fast.\n\nOr so they say."
     assert claim(TABLE)[0].left == 6
+
+
+def test_a_line_through_points_of_a_claim_s_own() -> None:
+    found = line([(n, 3.0 / n) for n in (10, 20, 40)])
+    assert found.value == pytest.approx(-1.0)
+    assert found.r2 == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="needs three points"):
+        line([(1.0, 1.0)])
+
+
+def test_curves_of_an_evaluation_are_points_of_an_axis() -> None:
+    rows = tuple(
+        {"variant": "a", "seed": seed, "metric": "error", "at": x, "value": x**-2.0}
+        for seed in (0, 1)
+        for x in (4.0, 8.0, 16.0)
+    )
+    assert Table(rows).along("error", "at", variant="a") == {4.0: 1 / 16, 8.0: 1 / 64, 16.0: 1 / 256}
+    assert Table(rows).slope("error", "at", variant="a").value == pytest.approx(-2.0)
+    assert Table(rows).mean("error", variant="a", at=8.0) == 1 / 64

@@ -41,11 +41,13 @@ def test_a_value_outside_the_bounds_is_refused_and_named() -> None:
 
 
 def test_a_value_outside_the_training_range_is_answered_with_a_warning() -> None:
-    usual = ArraySpec(dims=POINTS.dims, long_name="state", trained_range=(-1.0, 1.0))
+    usual = ArraySpec(dims=POINTS.dims, long_name="state", trained_range=((-1.0, 1.0),))
     operation = Operation(summary="Act", inputs={"u": usual}, outputs={"a": usual})
     u = torch.tensor([[0.0, 1.0], [0.0, 1.1]])
     operation.check({"u": u})
-    assert operation.warnings({"u": u}) == ["input 'u', sample 1: values outside the training range [-1, 1]"]
+    assert operation.warnings({"u": u}) == [
+        "input 'u': 1 of 2 in batch have values outside the training range [-1, 1], the first at 1"
+    ]
 
 
 def test_options_have_defaults_and_limits() -> None:

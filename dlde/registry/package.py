@@ -379,7 +379,8 @@ def _cast(name: str, tensor: Tensor, operation: Operation) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"input {name!r} is {tensor.dtype}, expected {spec.dtype}", mistakes=[name])
     dtype: torch.dtype = getattr(torch, spec.dtype)
-    if not dtype.is_floating_point and not bool((tensor == tensor.round()).all()):
+    broken = tensor.is_floating_point() and not bool((tensor == tensor.round()).all())
+    if not dtype.is_floating_point and broken:
         raise InputError(f"input {name!r} holds values that are no whole numbers", mistakes=[name])
     return tensor.detach().to(dtype)
 

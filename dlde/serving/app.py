@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dlde import __version__
-from dlde.errors import DldeError, InputError, NonFiniteError, ServingError
+from dlde.errors import DldeError, InputError, NonFiniteError, NotConvergedError, ServingError
 from dlde.method import ArraySpec, Operation
 from dlde.registry.package import Model
 from dlde.serving import wire
@@ -96,7 +97,7 @@ def build(
     @app.exception_handler(DldeError)
     async def refused(request: Request, error: DldeError) -> JSONResponse:
         status = 413 if isinstance(error, wire.TooLargeError) else 500
-        if status == 500 and isinstance(error, (InputError, NonFiniteError)):
+        if status == 500 and isinstance(error, (InputError, NonFiniteError, NotConvergedError)):
             status = 422
         return _problem(status, error.message, error.facts)
 
@@ -155,7 +156,7 @@ async def _body(request: Request, limit: int) -> bytes:
 def _problem(
     status: int, message: str, facts: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    shown = {key: facts[key] for key in ("mistakes", "expected") if facts.get(key)}
+    shown = {key: facts[key] for key in ("mistakes", "expected", "residual", "iterations") if facts.get(key)}
     return JSONResponse({"error": message, **shown}, status_code=status, headers=dict(headers or {}))
 
 
@@ -202,25 +203,26 @@ def _openapi(operations: Mapping[str, Operation], default: str) -> dict[str, Any
 
 def example(operation: Operation, name: str) -> dict[str, Any]:
     """A question that the operation answers: one sample of the same value everywhere."""
-    inputs = {key: [_filled(spec)] for key, spec in operation.inputs.items()}
+    inputs = {key: _filled(spec) for key, spec in operation.inputs.items()}
     options = {key: option.default for key, option in operation.options.items()}
     return {"inputs": inputs, **({"options": options} if options else {}), "operation": name}
 
 
 def _filled(spec: ArraySpec) -> Any:
-    """Nested lists of one sample: inside the bounds where there are any, 0.1 otherwise."""
-    lasts = [_inside(*ends) for ends in spec.bounds] or [0.0 if spec.dtype == "int64" else 0.1]
-    value: Any = lasts
-    for position, dim in reversed(list(enumerate(spec.dims[1:], start=1))):
-        size = dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1)
-        if position == len(spec.dims) - 1:
-            value = lasts if len(lasts) == size else lasts[:1] * size
-        else:
-            value = [value] * size
-    return value if len(spec.dims) > 1 else lasts[0]
+    """Nested lists of the fewest samples: inside the bounds where there are any, 0.1 otherwise."""
+    sizes = [dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1) for dim in spec.dims]
+    whole = spec.dtype == "int64"
+    values = [_inside(*ends, whole=whole) for ends in spec.bounds] or [0 if whole else 0.1]
+    filled: Any = values if len(values) == sizes[-1] else values[:1] * sizes[-1]
+    for size in reversed(sizes[:-1]):
+        filled = [filled] * size
+    return filled
 
 
-def _inside(low: float | None, high: float | None) -> float:
+def _inside(low: float | None, high: float | None, *, whole: bool) -> float:
+    """A number between the ends."""
+    if whole:
+        return math.ceil(low) if low is not None else math.floor(high) if high is not None else 0
     if low is not None and high is not None:
         return (low + high) / 2
-    return 0.1 if (low is None or low <= 0.1) and (high is None or high >= 0.1) else (low or high or 0.0)
+    return max(0.1, low) if low is not None else min(0.1, high) if high is not None else 0.1

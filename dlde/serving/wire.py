@@ -179,9 +179,15 @@ def _arrays(document: Mapping[str, Any], key: str) -> dict[str, Tensor]:
 def _tensor(name: str, array: Any) -> Tensor:
     if array.size and array.dtype.kind not in "fiu":
         raise InputError(f"array {name!r} holds values that are not numbers ({array.dtype})")
+    kind: type[np.generic] = np.float64
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        kind = np.float32
+    elif array.size and array.dtype.kind in "iu":
+        kind = np.int64  # beyond 2^53 a float64 would round
+        if int(array.max()) > np.iinfo(np.int64).max:
+            raise InputError(f"array {name!r} holds whole numbers beyond 2^63 - 1")
     try:
-        return torch.from_numpy(np.array(array, dtype=np.float32 if array.dtype.itemsize <= 4 and
-                                         array.dtype.kind == "f" else np.float64))  # fmt: skip
+        return torch.from_numpy(np.array(array, dtype=kind))
     except (ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"array {name!r} cannot be used: {error}") from None
 

@@ -28,8 +28,9 @@ from dlde.training.job import code_version
 if TYPE_CHECKING:
     from dlde.study.reproduce import Reproduction
 
+CURVES = ("step", "seconds", "at")  # columns that only points of curves have
 FORMAT = 1  # of result.json
-FIXED = ("variant", "seed", "metric", "step", "seconds", "value")  # columns beside those of the axes
+FIXED = ("variant", "seed", "metric", "step", "seconds", "at", "value")  # columns beside those of the axes
 
 
 def write(result: Reproduction, results: Path | None) -> None:
@@ -76,7 +77,7 @@ def summary(table: Table) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[float]] = {}
     axes = axes_of(table)
     for row in table.rows:
-        if row.get("step") is None:
+        if not _on_curve(row):
             key = (row["metric"], row["variant"], *(row.get(axis) for axis in axes))
             groups.setdefault(key, []).append(float(row["value"]))
     return [
@@ -91,6 +92,11 @@ def summary(table: Table) -> list[dict[str, Any]]:
         }
         for (metric, variant, *labels), values in sorted(groups.items(), key=lambda item: item[0][0])
     ]
+
+
+def _on_curve(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a point of a curve, and no measurement of a whole trial."""
+    return any(row.get(column) is not None for column in CURVES)
 
 
 def axes_of(table: Table) -> list[str]:
@@ -239,12 +245,12 @@ def draw(table: Table, study: Study) -> str:
 
 
 def _panel(table: Table, wanted: StudyFigure) -> figures.Panel:
-    over_curve = wanted.over in ("step", "seconds")
+    over_curve = wanted.over in CURVES
     rows = [
         row
         for row in table.rows
         if row["metric"] == wanted.metric
-        and (row.get("step") is not None) == over_curve
+        and _on_curve(row) == over_curve
         and all(row.get(key) == value for key, value in wanted.where.items())
     ]
     return figures.Panel(

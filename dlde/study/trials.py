@@ -19,6 +19,7 @@ from typing import Any
 
 from dlde.errors import DldeError, SpecError, TrainingError
 from dlde.pipeline import Pipeline, Study, Walk, Watch
+from dlde.spec import digest_of
 from dlde.training import job as jobs
 from dlde.training import tracking
 
@@ -102,18 +103,19 @@ def trials_of(
                     name, preset=preset, variant=variant, settings=settings, overrides=changes
                 )
 
-            study = load({}).study
-            assert study is not None
-            for number, seed in enumerate(seeds or study.seeds):
-                pipeline = load(_seeded(base, study, seed))
-                found.append(Trial(variant, point, seed, pipeline, pictures=number == 0))
+            pipeline = load({})
+            assert pipeline.study is not None
+            for number, seed in enumerate(seeds or pipeline.study.seeds):
+                found.append(Trial(variant, point, seed, load(_seeded(pipeline, seed)), pictures=number == 0))
     return sorted(found, key=lambda trial: trial.seed)
 
 
-def _seeded(base: Pipeline, study: Study, seed: int) -> dict[str, Any]:
-    changes: dict[str, Any] = {"seed": seed} if "training" in study.vary else {}
-    if "data" in study.vary:
-        changes |= {f"data.{role}.seed": recipe.seed + seed for role, recipe in base.data.items()}
+def _seeded(pipeline: Pipeline, seed: int) -> dict[str, Any]:
+    """The trial's seed goes to the training, to its data, or to both."""
+    assert pipeline.study is not None
+    changes: dict[str, Any] = {"seed": seed} if "training" in pipeline.study.vary else {}
+    if "data" in pipeline.study.vary:
+        changes |= {f"data.{role}.seed": recipe.seed + seed for role, recipe in pipeline.data.items()}
     return changes
 
 
@@ -132,8 +134,8 @@ def run_all(
     """
     watch = watch or Watch()
     walks = [Walk(trial.pipeline, root, watch=watch, verbose=verbose) for trial in trials]  # checks all
-    for recipes in {recipe.digest: walk for walk in walks for recipe in walk.pipeline.data.values()}.values():
-        recipes.generate(workers=workers)
+    for walk in {digest_of(walk.job.dump()["data"]): walk for walk in walks}.values():
+        walk.generate(workers=workers)
     together = [number for number, trial in enumerate(trials) if not trial.alone]
     alone = [number for number, trial in enumerate(trials) if trial.alone]
     outcomes: dict[int, Outcome] = {}
@@ -150,7 +152,8 @@ def run_all(
 
     watch.trials(0, len(trials), "")
     if workers > 1:
-        todo = [number for number in together if not _is_done(walks[number])]
+        first = {walks[number].job.run: number for number in reversed(together)}  # equal trials share a run
+        todo = sorted(number for number in first.values() if not _is_done(walks[number]))
         _run_on_ray(trials, todo, root, workers, take, verbose)
     for number in [*together, *alone]:
         if number not in outcomes and number not in failures:
@@ -188,6 +191,8 @@ def _outcome(trial: Trial, folder: Path, state: str) -> Outcome:
     if math.isfinite(seconds):
         rows.append({**trial.columns, "metric": "train_seconds", "value": seconds})
     for name, points in jobs.curves(folder, trial.study.curves).items():
+        rows += [{**trial.columns, "metric": name, **point} for point in points]
+    for name, points in jobs.evaluated_curves(folder, trial.study.curves).items():
         rows += [{**trial.columns, "metric": name, **point} for point in points]
     return Outcome(
         trial=trial,

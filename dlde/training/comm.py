@@ -34,6 +34,10 @@ class Alone:
     def barrier(self) -> None:
         """Wait for all workers."""
 
+    def shift(self, tensor: Tensor, by: int, *, like: Tensor | None = None) -> Tensor | None:
+        """Nobody sends."""
+        return None
+
 
 class Distributed:
     """The workers of the process group that is already there (gloo on CPU, NCCL on GPU)."""
@@ -67,6 +71,18 @@ class Distributed:
     def barrier(self) -> None:
         """Wait for all workers."""
         dist.barrier()
+
+    def shift(self, tensor: Tensor, by: int, *, like: Tensor | None = None) -> Tensor | None:
+        """What worker rank - by sends; None where there is none."""
+        messages, received = [], None
+        if 0 <= self.rank + by < self.size:
+            messages.append(dist.P2POp(dist.isend, tensor.contiguous(), self.rank + by))
+        if 0 <= self.rank - by < self.size:
+            received = torch.empty_like(tensor if like is None else like)
+            messages.append(dist.P2POp(dist.irecv, received, self.rank - by))
+        for message in dist.batch_isend_irecv(messages) if messages else []:
+            message.wait()
+        return received
 
 
 class _Mean(torch.autograd.Function):

@@ -225,17 +225,24 @@ def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def curves(folder: Path, names: Collection[str]) -> dict[str, list[dict[str, float]]]:
-    """Rows {step, seconds, value} of what a run logged under these names, in whichever phase."""
-    return {
-        name: [
-            {"step": row["step"], "seconds": row["seconds"], "value": row[name]}
-            for row in rows
-            if name in row
-        ]
-        for rows in (_curves(folder).values() if names else ())
-        for name in names
-        if any(name in row for row in rows)
-    }
+    """What a run logged under these names, as rows {step, seconds, value} through all its phases."""
+    phases = sorted(_curves(folder).values(), key=lambda rows: rows[0]["seconds"]) if names else []
+    found: dict[str, list[dict[str, float]]] = {}
+    before = 0.0  # steps of earlier phases
+    for rows in phases:
+        for row in rows:
+            for name in set(names) & set(row):
+                point = {"step": before + row["step"], "seconds": row["seconds"], "value": row[name]}
+                found.setdefault(name, []).append(point)
+        before += rows[-1]["step"]
+    return found
+
+
+def evaluated_curves(folder: Path, names: Collection[str]) -> dict[str, list[dict[str, float]]]:
+    """Curves of these names that the evaluation measured, as rows {at, value}."""
+    path = folder / "evaluation.json"
+    measured = json.loads(path.read_text())["curves"] if names and path.is_file() else {}
+    return {name: [{"at": x, "value": y} for x, y in measured[name]] for name in names if name in measured}
 
 
 def content_digests(folder: Path) -> dict[str, str]:
@@ -313,4 +320,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )

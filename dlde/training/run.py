@@ -100,7 +100,36 @@ class State:
             elif hasattr(value, "load_state_dict"):
                 value.load_state_dict(content[name])
             else:
-                self._entries[name] = content[name]
+                loaded = content[name]
+                on = value.device if isinstance(value, Tensor) else None
+                self._entries[name] = loaded if on is None else loaded.to(on)
+
+
+class Average:
+    """Running average of a model's weights: average <- decay average + (1 - decay) weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._trained = list(model.parameters())
+        self._averages = [parameter.detach().clone() for parameter in self._trained]
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of this step."""
+        torch._foreach_lerp_(self._averages, self._trained, 1 - self._decay)
+
+    @torch.no_grad()
+    def into_model(self) -> None:
+        """The averages become the model's weights."""
+        torch._foreach_copy_(self._trained, self._averages)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"averages": self._averages}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        torch._foreach_copy_(self._averages, content["averages"])
 
 
 class EngineRun(Run):
@@ -158,10 +187,12 @@ class EngineRun(Run):
         step = phase.resume()
         self._phase = phase
         while step < n and not phase.finished:
+            self._reseed("step", name, step, self.rank)
             yield step
             step += 1
             phase.end_of_step(step)
         phase.finish(step)
+        self._reseed("after", name)  # found or trained: what is drawn next is the same
         self.seconds += phase.elapsed
         self._phase = None
 
@@ -175,6 +206,7 @@ class EngineRun(Run):
         *,
         weights: Mapping[str, float] | None = None,
         clip: float | None = None,
+        local: bool = False,
     ) -> None:
         phase = self._current("descend")
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -184,7 +216,7 @@ class EngineRun(Run):
         total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         terms = torch.stack([term.detach().float() for term in loss.values()])
         phase.record_local(tuple(loss), terms)
-        terms = self._average(parameters, terms)
+        terms = self._average([] if local else parameters, terms)
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
@@ -198,11 +230,15 @@ class EngineRun(Run):
         descent: Descent,
         *,
         weights: Mapping[str, float] | None = None,
+        keep: Mapping[str, Any] | None = None,
+        after: Callable[[int], None] | None = None,
         name: str = "fit",
     ) -> None:
         model.to(self.device).train()
         optimizer = descent.optimizer_of(model.parameters())
-        state = self.state(model=model, optimizer=optimizer)
+        average = Average(model, descent.average) if descent.average is not None else None
+        kept = {**(keep or {}), **({"average": average} if average else {})}
+        state = self.state(model=model, optimizer=optimizer, **kept)
         for step in self.steps(descent.steps, state=state, name=name, seconds=descent.seconds):
             descent.set_rate(optimizer, step)
             batch = (
@@ -211,6 +247,13 @@ class EngineRun(Run):
                 else batches.at(step, self)
             )
             self.descend(optimizer, loss(model, batch), weights=weights, clip=descent.clip)
+            if average:
+                average.update()
+            if after:
+                after(step + 1)
+                model.train()
+        if average:
+            average.into_model()
 
     def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         path = self.folder / "once" / f"{name}.safetensors"
@@ -254,6 +297,13 @@ class EngineRun(Run):
             raise TrainingError(f"run.{what} works inside a loop over run.steps(...) only")
         return self._phase
 
+    def _reseed(self, *keys: str | int) -> None:
+        """torch's own generators, which dropout and initialisation use, as a function of the keys."""
+        seed = self._seed_of(*keys)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed costs a hundred times as much
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def _seed_of(self, *keys: str | int) -> int:
         text = json.dumps([self.seed, *keys])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
@@ -270,10 +320,12 @@ class EngineRun(Run):
         if self.world_size == 1:
             return terms
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([*(g.reshape(-1) for g in gradients), terms.to(gradients[0].dtype)])
+        dtype = gradients[0].dtype if gradients else terms.dtype
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), terms.to(dtype)])
         self.comm.all_reduce(flat)
         *pieces, averaged = torch.split(flat, [*(g.numel() for g in gradients), len(terms)])
-        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
+        if gradients:
+            torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
         return averaged.float()
 
 
@@ -282,6 +334,7 @@ class _Phase:
 
     def __init__(self, run: EngineRun, name: str, steps: int, state: State, limit: float | None) -> None:
         self.run, self.name, self.steps, self.state, self.limit = run, name, steps, state, limit
+        self.before = run.seconds  # of the phases before this one
         self.folder = run.folder / "checkpoints" / name
         self.curve = run.folder / "curves" / f"{name}.jsonl"
         self.finished = False  # to end after this step
@@ -316,6 +369,12 @@ class _Phase:
         return step
 
     def record(self, names: tuple[str, ...], values: Tensor) -> None:
+        twice = {name for known in self.row for name in known} & set(names)
+        if twice:
+            raise TrainingError(
+                f"phase {self.name!r} logs {', '.join(sorted(twice))} twice in one step; "
+                "give each loss term and each logged value its own name"
+            )
         self.row[names] = values
 
     def record_local(self, names: tuple[str, ...], values: Tensor) -> None:
@@ -323,7 +382,7 @@ class _Phase:
 
     def end_of_step(self, step: int) -> None:
         """`step` steps are done: keep the losses; at a sync read, check, write and maybe save."""
-        self.unread.append((step, self.elapsed, self.row))
+        self.unread.append((step, self.before + self.elapsed, self.row))
         self.row = {}
         if step >= self.next_sync or step == self.steps or self.finished:
             self._sync(step)
@@ -405,7 +464,7 @@ class _Phase:
             "state": self.state.dump(self.run.comm),
         }
         for place, tensor in _tensors("state", content["state"]):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if not bool(torch.isfinite(tensor).all()):
                 raise NonFiniteError(
                     f"phase {self.name!r}, step {step}: {place} is not finite; it was not saved",
                     phase=self.name,
@@ -422,6 +481,9 @@ def _tensors(place: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _tensors(f"{place}.{key}", inner)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _tensors(f"{place}[{index}]", inner)
 
 
 def _step_of(row: str) -> int:

@@ -89,6 +89,11 @@ def worker(rank: int, size: int, folder: str, port: int, task: str) -> None:
         elif task == "by_hand":
             result = by_hand(run_in(Path(folder), comm=comm))
             result["points"] = comm.gather(result["points"])
+            mine = torch.full((2,), float(rank))
+            left, right = comm.shift(mine, 1), comm.shift(mine, -1, like=torch.empty(2))
+            assert (left is None) == (rank == 0)
+            assert (right is None) == (rank == size - 1)
+            assert all(float(t[0]) == rank + by for t, by in ((left, -1), (right, 1)) if t is not None)
             if rank == 0:
                 torch.save(result, Path(folder) / "result.pt")
     finally:

@@ -19,6 +19,7 @@ from torch import nn
 from dlde.errors import NonFiniteError, SpecError, TrainingError
 from dlde.method import Descent
 from dlde.training import checkpoint
+from dlde.training import job as jobs
 from dlde.training.run import Execution, Progress
 from tests.training import loops
 
@@ -238,3 +239,81 @@ def test_a_budget_of_seconds_ends_a_phase_and_counts_earlier_starts(tmp_path: Pa
     assert 0.4 <= seconds < 30
     assert 0 < steps <= seconds / 0.005
     assert spend(0.4) == (steps, seconds)  # finished: found, not repeated
+
+
+def noisy(folder: Path, *, die_at: int | None = None, **settings: object) -> dict[str, torch.Tensor]:
+    """Dropout, a running average, and a value that `after` keeps: all of it must resume."""
+    run = loops.run_in(folder, execution=Execution(checkpoint_steps=3), **settings)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+    seen = nn.ParameterDict({"count": torch.zeros(())})
+
+    def after(done: int) -> None:
+        if done == die_at:
+            raise KeyboardInterrupt
+        with torch.no_grad():
+            seen["count"].add_(done)
+
+    descent = Descent(steps=20, batch=8, rate=1e-2, average=0.9)
+    run.fit(model, loops.batch, loops.loss, descent, keep={"seen": seen}, after=after)
+    later = torch.randn(3)  # drawn after the phase, by a network that is initialised late
+    run.close()
+    return {**model.state_dict(), "count": seen["count"].detach(), "later": later}
+
+
+def test_dropout_averages_and_kept_values_resume_to_the_bit(tmp_path: Path) -> None:
+    undisturbed = noisy(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        noisy(tmp_path / "b", die_at=13)
+    resumed = noisy(tmp_path / "b")
+    found = noisy(tmp_path / "b")
+    assert undisturbed["count"] == sum(range(1, 21))
+    for key, value in undisturbed.items():
+        assert torch.equal(resumed[key], value), key
+    assert torch.equal(found["later"], undisturbed["later"])
+
+
+def test_the_average_of_the_weights_is_the_result(tmp_path: Path) -> None:
+    """w <- w - 1 with average a <- (a + w) / 2 from w = a = 0: -1/2, -5/4, -17/8."""
+    run = loops.run_in(tmp_path)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    descent = Descent(steps=3, batch=1, optimizer="sgd", rate=1.0, average=0.5)
+    run.fit(model, lambda generator: torch.zeros(1, 1), lambda m, x: {"sum": m.weight.sum()}, descent)
+    assert model.weight.item() == -17 / 8
+
+
+def test_a_term_that_is_logged_twice_in_a_step_is_refused(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def twice() -> None:
+        for _ in run.steps(2, state=run.state(model=model)):
+            for _ in range(2):
+                run.descend(optimizer, {"fit": model.weight.square().sum()})
+
+    with pytest.raises(TrainingError, match="logs fit twice in one step"):
+        twice()
+
+
+def test_curves_go_on_through_the_phases(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    for name in ("fit-2", "fit-10"):
+        for step in run.steps(3, state=run.state(model=nn.Linear(1, 1)), name=name):
+            run.log(value=float(step) if name == "fit-2" else 10.0 + step)
+    rows = jobs.curves(tmp_path, ("value", "other"))["value"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["value"] for row in rows] == [0, 1, 2, 10, 11, 12]
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+
+def test_a_state_that_is_not_finite_is_found_in_lists_and_complex_numbers(tmp_path: Path) -> None:
+    run = loops.run_in(tmp_path)
+    state = run.state(count=torch.zeros(()), spectrum=[torch.zeros(2, dtype=torch.complex64)])
+
+    def poison() -> None:
+        for _ in run.steps(1, state=state):
+            state.spectrum = [torch.full((2,), complex(float("nan"), 0))]
+
+    with pytest.raises(NonFiniteError, match=r"state\.spectrum\[0\] is not finite"):
+        poison()
