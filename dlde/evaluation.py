@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlde.datasets.dataset import Dataset, open_dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import InputError, UnknownNameError
+from dlde.method import DataInfo
 from dlde.registry import package
 from dlde.registry.registry import resolve
 from dlde.training import job as jobs
@@ -24,10 +26,13 @@ class Result:
     metrics: dict[str, float]
 
 
-def evaluate(what: str, root: Path, *, data: str | None = None) -> Result:
-    """Measure a run or a registered model; `data` is a store's path or a recipe's name.
+def evaluate(what: str, root: Path, *, data: Sequence[str] = ()) -> Result:
+    """Measure a run or a registered model on its own data, or on `data`: stores' paths or recipes' names.
 
-    Raises UnknownNameError, IntegrityError for a model whose files were altered, DataError.
+    A method of several roles takes `ROLE=NAME` for each.
+
+    Raises UnknownNameError, IntegrityError for a model whose files were altered, DataError, and
+    GridError or SpecError for data that the method cannot work on.
     """
     folder = root / "runs" / what / "model" if what in jobs.runs(root) else resolve(root, what)
     if not (folder / "model.json").is_file():
@@ -36,10 +41,10 @@ def evaluate(what: str, root: Path, *, data: str | None = None) -> Result:
     run = model.document["lineage"]["run"]
     datasets: dict[str, Dataset] = {}
     if not model.method.roles:
-        if data is not None:
+        if data:
             raise InputError(f"model {what!r} learned from an equation, not from data; leave out --data")
-    elif data is not None:
-        datasets = dict.fromkeys(model.method.roles, _dataset(data, root))
+    elif data:
+        datasets = _datasets(model.method.roles, data, root)
     elif run in jobs.runs(root):
         datasets, _ = jobs.open_data(jobs.load(root, run), root)
     else:
@@ -47,10 +52,24 @@ def evaluate(what: str, root: Path, *, data: str | None = None) -> Result:
             f"the run {run!r} of model {what!r} is not under {root}; name the data to measure on by --data"
         )
     place = root / "evaluations" / model.digest[:12]
-    engine = EngineRun(place, model.info, datasets, seed=model.document["lineage"]["seed"])
+    info = DataInfo(
+        problem=model.info.problem, data={role: dataset.info for role, dataset in datasets.items()}
+    )
+    model.method.check(info)
+    engine = EngineRun(place, info, datasets, seed=model.document["lineage"]["seed"])
     measured = model.method.evaluate(model.module, engine)
     name = ", ".join(str(dataset.store) for dataset in datasets.values()) or "its equation"
     return Result(run, what, name, measured.metrics)
+
+
+def _datasets(roles: Sequence[str], data: Sequence[str], root: Path) -> dict[str, Dataset]:
+    named = dict(pair.split("=", 1) if "=" in pair else (roles[0], pair) for pair in data)
+    if set(named) != set(roles) or len(named) < len(data):
+        raise InputError(
+            f"--data {' --data '.join(data)}: this method reads data in the roles {', '.join(roles)}; "
+            "name one dataset for each, as ROLE=NAME"
+        )
+    return {role: _dataset(name, root) for role, name in named.items()}
 
 
 def _dataset(name: str, root: Path) -> Dataset:

@@ -89,10 +89,10 @@ class Descent(Spec):
             kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
             return kind(trained, **fields, betas=betas, fused=True)
         if self.optimizer in ("radam", "adamax"):
-            kind = torch.optim.RAdam if self.optimizer == "radam" else torch.optim.Adamax
-            return kind(trained, **fields, betas=betas)
-        kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.RMSprop
-        return kind(trained, **fields)
+            other = torch.optim.RAdam if self.optimizer == "radam" else torch.optim.Adamax
+            return other(trained, **fields, betas=betas)
+        plain = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.RMSprop
+        return plain(trained, **fields)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Give the optimizer the rate of that step (from 0)."""
@@ -338,7 +338,7 @@ class Run(ABC):
     def state(self, *, local: tuple[str, ...] = (), **entries: Any) -> Any:
         """Names everything that a loop changes; `local` entries differ by worker along axis 0.
 
-        Objects are saved by their `state_dict`; tensors and plain values by assignment to the
+        Objects are saved by their `state_dict`, local ones with every tensor of it split; tensors and plain values by assignment to the
         attribute of the same name of the returned object.
         """
 

@@ -223,6 +223,11 @@ def test_what_it_answers_survives_the_package_and_the_registry(trained: Job, roo
         for other in (loaded, fetched):
             answered, _ = other.answer(operation, inputs, options=options)
             assert sorted(answered) == sorted(spec.outputs)
+            for key, value in answered.items():
+                told = spec.outputs[key]
+                assert str(value.dtype) == f"torch.{told.dtype}"
+                assert len(value.shape) == len(told.dims)
+                assert all(dim.size in (None, size) for dim, size in zip(told.dims, value.shape, strict=True))
             assert all(torch.equal(answered[key], direct[key]) for key in direct)
 
 

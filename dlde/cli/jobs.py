@@ -107,8 +107,8 @@ def evaluate(
         str, typer.Argument(metavar="MODEL|RUN", help="NAME@alias, NAME/version, or a run's name.")
     ],
     data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="STORE", help="Another dataset: a store's path or a recipe."),
+        list[str] | None,
+        typer.Option("--data", metavar="[ROLE=]STORE", help="Another dataset: a store's path or a recipe."),
     ] = None,
     root: Root = None,
     as_json: Json = False,
@@ -119,7 +119,7 @@ def evaluate(
     """
     from dlde.evaluation import evaluate as measure
 
-    result = measure(what, storage_root(root), data=data)
+    result = measure(what, storage_root(root), data=data or ())
     document = {"run": result.run, "model": result.model, "metrics": result.metrics, "data": result.data}
     emit(document, f"{what} on {result.data}\n\n{_metrics(result.metrics)}", as_json=as_json)
 

@@ -53,7 +53,7 @@ class Distributed:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, differentiable."""
-        averaged: Tensor = _Mean.apply(tensor, self)
+        averaged: Tensor = _Mean.apply(tensor, self)  # type: ignore[no-untyped-call]
         return averaged
 
     def gather(self, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,29 +81,44 @@ class State:
 
     def dump(self, comm: Comm) -> dict[str, Any]:
         """All entries as `state_dict`s, tensors and plain values; local ones joined over the workers."""
-        return {
-            name: comm.gather(value) if name in self._local else
-            value.state_dict() if hasattr(value, "state_dict") else value
+        content = {
+            name: value.state_dict() if hasattr(value, "state_dict") else value
             for name, value in self._entries.items()
-        }  # fmt: skip
+        }
+        return content | {name: _each(content[name], comm.gather) for name in self._local}
 
     def load(self, content: dict[str, Any], comm: Comm) -> None:
         """The inverse of `dump`, also in place for objects."""
         for name, value in self._entries.items():
+            loaded = content[name]
             if name in self._local:
-                whole = content[name]
-                if len(whole) % comm.size:
-                    raise TrainingError(
-                        f"state {name!r} has {len(whole)} rows, which {comm.size} workers cannot share; "
-                        "resume with the number of workers that the run was started with"
-                    )
-                self._entries[name] = whole.chunk(comm.size)[comm.rank].clone()
-            elif hasattr(value, "load_state_dict"):
-                value.load_state_dict(content[name])
+                loaded = _each(loaded, partial(_part, name, comm))
+            if hasattr(value, "load_state_dict"):
+                value.load_state_dict(loaded)
+            elif isinstance(value, Tensor):
+                self._entries[name] = loaded.to(value.device)
             else:
-                loaded = content[name]
-                on = value.device if isinstance(value, Tensor) else None
-                self._entries[name] = loaded if on is None else loaded.to(on)
+                self._entries[name] = loaded
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Plain data with every tensor of at least one axis changed; its axis 0 is what workers share."""
+    if isinstance(value, Tensor):
+        return change(value) if value.ndim else value
+    if isinstance(value, Mapping):
+        return {key: _each(inner, change) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_each(inner, change) for inner in value)
+    return value
+
+
+def _part(name: str, comm: Comm, whole: Tensor) -> Tensor:
+    if len(whole) % comm.size:
+        raise TrainingError(
+            f"state {name!r} has {len(whole)} rows, which {comm.size} workers cannot share; "
+            "resume with the number of workers that the run was started with"
+        )
+    return whole.chunk(comm.size)[comm.rank].clone()
 
 
 class Average:
