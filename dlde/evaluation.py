@@ -63,7 +63,10 @@ def evaluate(what: str, root: Path, *, data: Sequence[str] = ()) -> Result:
 
 
 def _datasets(roles: Sequence[str], data: Sequence[str], root: Path) -> dict[str, Dataset]:
-    named = dict(pair.split("=", 1) if "=" in pair else (roles[0], pair) for pair in data)
+    named: dict[str, str] = {}
+    for pair in data:
+        role, separator, name = pair.partition("=")
+        named[role if separator else roles[0]] = name if separator else pair
     if set(named) != set(roles) or len(named) < len(data):
         raise InputError(
             f"--data {' --data '.join(data)}: this method reads data in the roles {', '.join(roles)}; "

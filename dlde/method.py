@@ -338,8 +338,8 @@ class Run(ABC):
     def state(self, *, local: tuple[str, ...] = (), **entries: Any) -> Any:
         """Names everything that a loop changes; `local` entries differ by worker along axis 0.
 
-        Objects are saved by their `state_dict`, local ones with every tensor of it split; tensors and plain values by assignment to the
-        attribute of the same name of the returned object.
+        Objects are saved by their `state_dict`, local ones with every tensor of it split; tensors and
+        plain values by assignment to the attribute of the same name of the returned object.
         """
 
     @abstractmethod
@@ -487,9 +487,9 @@ def _bounds_mistakes(name: str, given: Tensor, expected: ArraySpec) -> list[str]
         count = int(outside.sum())
         if count:
             which = f"entry {entry} of the last axis " if len(expected.bounds) > 1 else ""
+            where = f"other than {ends[0]:g}" if ends[0] == ends[1] else f"outside {_interval(ends)}"
             mistakes.append(
-                f"input {name!r}: {which}has {count} values outside {_interval(ends)}, "
-                f"such as {float(values[outside][0]):.6g}"
+                f"input {name!r}: {which}has {count} values {where}, such as {float(values[outside][0]):.6g}"
             )
     return mistakes
 

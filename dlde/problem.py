@@ -77,7 +77,7 @@ class Solvable(ABC):
     """
 
     version: ClassVar[str]
-    order: ClassVar[int]
+    order: ClassVar[float]
 
     @property
     @abstractmethod
@@ -111,6 +111,10 @@ class Solvable(ABC):
         values.
         """
 
+    def check_times(self, times: Sequence[float], solver: Solver) -> None:
+        """Refuse times and solver settings that no instance can be solved with. Raises GridError."""
+        return
+
     def conserved(self, solution: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> dict[str, Tensor]:
         """Quantities that the exact flow keeps, each (batch, time); none by default."""
         return {}
@@ -130,7 +134,9 @@ class Residual(ABC):
     """The equation in strong form on a box, for methods that need no solved examples.
 
     A function is known at points by its value and derivatives there, as a `Jet`; `u["u"]["xx"]` is
-    the second derivative of the unknown `u` along `x`.
+    the second derivative of the unknown `u` along `x`. Coordinates that are differentiated along have
+    names of one letter. All functions work in the points' dtype and on their device, and can be
+    differentiated by autograd with respect to the points.
     """
 
     @property
@@ -154,7 +160,15 @@ class Residual(ABC):
 
     @abstractmethod
     def constrain(self, x: Mapping[str, Jet], network: Mapping[str, Jet]) -> dict[str, Jet]:
-        """The unknowns from a network's outputs, such that all conditions hold by construction."""
+        """The unknowns from a network's outputs, such that all conditions hold by construction.
+
+        u = A(x) + D(x) N: A meets the conditions, D vanishes where they hold. Coordinates and outputs
+        are jets with the same derivatives (possibly none), so that one formula serves all of them.
+        """
+
+    def check_conditions(self) -> None:
+        """Refuse a variant whose conditions `constrain` cannot build in. Raises SpecError."""
+        return
 
     @property
     def output_scale(self) -> dict[str, float]:
@@ -166,24 +180,37 @@ class Residual(ABC):
         """The trusted solution (points,) at points (points, coordinates), float64, for measuring."""
 
 
+ReferenceKind = Literal["exact", "computed", "recalled"]
+
+
 class Semilinear(ABC):
     """A backward parabolic equation in many dimensions, known along the paths of a diffusion.
 
-    u_t + 1/2 Tr(s s^T Hess u) + mu . grad u + f(t, x, u, s^T grad u) = 0 with u(horizon, x) = g(x).
+    u_t + 1/2 sum_i s_i^2 u_ii + mu . grad u + f(t, x, u, s grad u) = 0 with u(horizon, x) = g(x), where
+    the diffusion s is diagonal and neither mu nor s depends on u. States are (batch, dims).
     """
 
+    # Where `reference` comes from; a recalled one is a figure of the literature, held for one state.
+    reference_kind: ClassVar[ReferenceKind]
+    units: ClassVar[str] = "dimensionless"  # of the states and of u
     dims: int
     horizon: float
-
-    @property
-    @abstractmethod
-    def start(self) -> float:
-        """Every entry of the state x0 at which u(0, x0) is asked for."""
+    start: float  # every entry of the state x0 at which u(0, x0) is asked for
 
     @property
     @abstractmethod
     def value_range(self) -> tuple[float, float]:
         """Where a solver may begin its search for u(0, x0): prior knowledge, so kept wide."""
+
+    @property
+    def value_scale(self) -> float:
+        """The size of u, in which a solver may measure its unknowns."""
+        return 1.0
+
+    @property
+    def positive(self) -> bool:
+        """Whether all entries of a state must be positive, such as prices."""
+        return False
 
     @abstractmethod
     def paths(self, start: Tensor, increments: Tensor, dt: float) -> Tensor:
@@ -193,8 +220,12 @@ class Semilinear(ABC):
         """
 
     @abstractmethod
-    def driver(self, t: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """f(t, x, y, z): x, z (..., dims), y and the result (...); z means s^T grad u."""
+    def diffusion(self, x: Tensor) -> Tensor:
+        """The diagonal of s: (..., dims) -> (..., dims)."""
+
+    @abstractmethod
+    def driver(self, t: float, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """f(t, x, y, z): x, z (..., dims), y and the result (...); z means s grad u."""
 
     @abstractmethod
     def terminal(self, x: Tensor) -> Tensor:
@@ -206,37 +237,68 @@ class Semilinear(ABC):
 
 
 class Steppable(ABC):
-    """A controlled system in discrete time, for a batch of environments at once: state and control
+    """A controlled system in discrete time, for a batch of episodes at once: state and control act,
 
-    act, noise is handed in, so that a path of noise can be repeated under another control.
+    noise is handed in, so that a path of noise can be repeated under another control. Everything
+    random is a function of a seed, the number of the episode and the number of the decision.
     """
+
+    control_limit: float  # every entry of a control lies in [-control_limit, control_limit]
 
     @property
     @abstractmethod
     def decisions(self) -> int:
-        """Controls in one episode."""
+        """Controls in one episode. Its end is a limit of time, no end of the system."""
 
     @property
     @abstractmethod
     def state_shape(self) -> tuple[int, ...]:
-        """Of one environment."""
+        """Of one episode's state."""
 
     @property
     @abstractmethod
     def control_shape(self) -> tuple[int, ...]:
-        """Of one environment."""
+        """Of one episode's control."""
 
     @abstractmethod
-    def initial(self, seed: int, environments: Tensor) -> Tensor:
-        """Random states (batch, *state_shape): a function of seed and environment number alone."""
+    def initial(self, seed: int, episodes: Sequence[int]) -> Tensor:
+        """Random states (episodes, *state_shape), float64."""
 
     @abstractmethod
-    def noise(self, seed: int, environments: Tensor, decision: int) -> Tensor:
-        """What drives `step` at that decision (batch, ...): a function of these numbers alone."""
+    def noise(self, seed: int, episodes: Sequence[int], decision: int) -> Tensor:
+        """What drives `step` at that decision (episodes, ...), float64."""
 
     @abstractmethod
     def step(self, state: Tensor, control: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The next states, and the rewards (batch,) of this decision. Raises where the state blows up."""
+        """The next states, and the rewards (episodes,) of this decision.
+
+        A row's result does not depend on the other rows. Raises NonFiniteError where a state blows up.
+        """
+
+
+class ActuatedField(Steppable):
+    """A field (num_points,) on one periodic axis, held at a target by a force of `places` actuators.
+
+    The force is sum_j a_j psi_j(x), the reward of a decision minus its cost.
+    """
+
+    interval: float  # time during which one control is held
+    energy_price: float  # of the control's mean square, against that of the field's distance from the target
+
+    @property
+    @abstractmethod
+    def axis(self) -> Axis:
+        """The grid of the field."""
+
+    @property
+    @abstractmethod
+    def target(self) -> Tensor:
+        """(num_points,), float64."""
+
+    @property
+    @abstractmethod
+    def shapes(self) -> Tensor:
+        """psi (places, num_points), float64; place j stands at the fraction j / places of the axis."""
 
 
 AnyProblem = Annotated[

@@ -15,6 +15,7 @@ from dlde.datasets.info import DatasetInfo, Statistics
 from dlde.datasets.parts import Part, Record
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError, nearest
+from dlde.problem import Variable
 from dlde.spec import digest_of
 
 
@@ -95,12 +96,7 @@ class Dataset:
 
         Every value is compared with what was committed: raises DamagedDataError naming parts and samples.
         """
-        if split not in self.recipe.samples:
-            raise UnknownNameError(f"no split {split!r}; {nearest(split, self.recipe.samples)}", name=split)
-        if variable not in self.recipe.variables:
-            raise UnknownNameError(
-                f"no variable {variable!r}; {nearest(variable, self.recipe.variables)}", name=variable
-            )
+        self._check_known(split, variable)
         selection = self._selection(variable, time, every)
         result: NDArray[Any] | None = None
         counts = self.recipe.samples
@@ -112,10 +108,41 @@ class Dataset:
         assert result is not None
         return result
 
+    def num_blocks(self, split: str) -> int:
+        """Into how many blocks `block` divides a split."""
+        self._check_known(split)
+        return sum(part.split == split for part in self._records)
+
+    def block(self, split: str, number: int, *variables: str) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Consecutive samples of a split: number of the first, and (sample, *dims) of each variable.
+
+        For what need not fit in memory: `number` counts from 0 to `num_blocks(split)`, all samples of a
+        split come in exactly one block. Values are compared with what was committed, as by `read`.
+        """
+        self._check_known(split, *variables)
+        part = [part for part in self._records if part.split == split][number]
+        counts = self.recipe.samples
+        return part.start, {
+            name: parts.block(self.recipe, self.store, self._records, part, name, counts)
+            for name in variables
+        }
+
+    def _check_known(self, split: str, *variables: str) -> None:
+        if split not in self.recipe.samples:
+            raise UnknownNameError(f"no split {split!r}; {nearest(split, self.recipe.samples)}", name=split)
+        for name in variables:
+            if name not in self.recipe.variables:
+                raise UnknownNameError(
+                    f"no variable {name!r}; {nearest(name, self.recipe.variables)}", name=name
+                )
+
     def _selection(self, variable: str, time: int | None, every: int) -> tuple[int | slice, ...]:
         """What to take of each of the variable's dimensions."""
         selection: list[int | slice] = []
         for dim in self.recipe.variables[variable].dims:
+            if dim in self.recipe.variables[variable].sizes:
+                selection.append(slice(None))
+                continue
             if dim == "time":
                 stored = len(self.recipe.times)
                 if time is not None and not -stored <= time < stored:
@@ -224,11 +251,17 @@ def content_digest(recipe: Recipe, records: Mapping[Part, Record]) -> str:
     return digest_of(
         {
             "splits": {split: [len(digests), digest_of(digests)] for split, digests in splits.items()},
-            "variables": {name: variable.dump() for name, variable in recipe.variables.items()},
+            "variables": {name: _identity(variable) for name, variable in recipe.variables.items()},
             "axes": {name: axis.dump() for name, axis in recipe.axes.items()},
             "times": list(recipe.times),
         }
     )
+
+
+def _identity(variable: Variable) -> dict[str, Any]:
+    """`sizes` count where there are any: digests from before there were such dimensions stay valid."""
+    plain = variable.dump()
+    return plain if plain["sizes"] else {key: value for key, value in plain.items() if key != "sizes"}
 
 
 def check_identity(recipe: Recipe, store: Path, manifest: Mapping[str, Any]) -> None:

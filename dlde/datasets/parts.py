@@ -281,28 +281,39 @@ def blocks(
     name: str,
     counts: Mapping[str, int],
 ) -> Iterator[tuple[int, Values]]:
-    """A split's values part by part, each compared with its record: (number of first sample, values).
+    """A split's values part by part, as `block` gives them: (number of first sample, values)."""
+    for part in records:
+        if part.split == split:
+            yield part.start, block(recipe, store, records, part, name, counts)
+
+
+def block(
+    recipe: Recipe,
+    store: Path,
+    records: Mapping[Part, Record],
+    part: Part,
+    name: str,
+    counts: Mapping[str, int],
+) -> Values:
+    """The values of one part, compared with its record.
 
     Raises DamagedDataError that names every damaged part and sample of the split.
     """
-    array = try_open(store, split, name)
-    for part, record in records.items():
-        if part.split != split:
-            continue
-        count = part.held(counts[split])
-        values = None if array is None else read(array, part.start, part.start + count)
-        if values is None or sample_digests(name, values) != record.digests[name][:count]:
-            raise damage_error(
-                recipe,
-                store,
-                {
-                    other.name: damaged
-                    for other, its in records.items()
-                    if other.split == split
-                    and (damaged := verify(recipe, store, other, its, other.held(counts[split])))
-                },
-            )
-        yield part.start, values
+    count = part.held(counts[part.split])
+    array = try_open(store, part.split, name)
+    values = None if array is None else read(array, part.start, part.start + count)
+    if values is None or sample_digests(name, values) != records[part].digests[name][:count]:
+        raise damage_error(
+            recipe,
+            store,
+            {
+                other.name: damaged
+                for other, its in records.items()
+                if other.split == part.split
+                and (damaged := verify(recipe, store, other, its, other.held(counts[part.split])))
+            },
+        )
+    return values
 
 
 def damage_error(recipe: Recipe, store: Path, damage: Mapping[str, list[int]]) -> DamagedDataError:

@@ -1,4 +1,4 @@
-"""A first look at a dataset: some of its samples in space and time."""
+"""A first look at a dataset: some of its samples in space and time, or along time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ COLUMNS = 3
 def plot(dataset: Dataset, split: str = "train", samples: int = 6, seed: int = 0) -> Figure:
     """Random samples of a split: the first and the last profile, and between them space and time.
 
-    All share one colour scale, symmetric about zero. Raises GridError where no variable depends on
-    time and one axis.
+    All share one colour scale, symmetric about zero. Where there is no axis, trajectories (`_paths`).
+    Raises GridError where no variable depends on time and one more dimension.
     """
     info = dataset.info
     drawable = [name for name, variable in info.variables.items() if len(variable.dims) == 2]
     if not drawable or info.variables[drawable[0]].dims[0] != "time" or len(info.times) < 2:
         raise GridError(f"dataset {info.recipe!r} has no variable of time and one axis to draw")
+    if not info.axes:
+        return _paths(dataset, split, drawable, samples, seed)
     name = drawable[0]
     variable = info.variables[name]
     axis_name = variable.dims[1]
@@ -85,6 +87,51 @@ def plot(dataset: Dataset, split: str = "train", samples: int = 6, seed: int = 0
     return figure
 
 
+def _paths(dataset: Dataset, split: str, names: list[str], samples: int, seed: int) -> Figure:
+    """Random samples against time over bands that hold half and nine tenths of all samples.
+
+    One row for each variable, one column for each of its first three entries.
+    """
+    info = dataset.info
+    times = np.asarray(info.times)
+    stored = {name: dataset.read(split, name) for name in names}
+    count = min(samples, info.samples[split])
+    chosen = np.sort(np.random.default_rng(seed).choice(info.samples[split], count, replace=False))
+    columns = min(COLUMNS, max(values.shape[2] for values in stored.values()))
+    figure = Figure(figsize=(4.2 * columns + 2.4, 2.6 * len(names) + 1.6), facecolor="white")
+    FigureCanvasAgg(figure)
+    width, height = figure.get_size_inches()
+    panels = figure.subplots(
+        len(names), columns, sharex=True, sharey="row", squeeze=False,
+        gridspec_kw={
+            "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.6 / height, "top": 1 - 1.0 / height,
+            "wspace": 0.08, "hspace": 0.14,
+        },
+    )  # fmt: skip
+    for row, (name, values) in zip(panels, stored.items(), strict=True):
+        variable = info.variables[name]
+        for entry, axes in enumerate(row):
+            _tidy(axes)
+            if entry >= values.shape[2]:
+                axes.set_visible(False)
+                continue
+            for low, high in ((0.05, 0.95), (0.25, 0.75)):
+                band = np.quantile(values[..., entry], (low, high), axis=0)
+                axes.fill_between(times, *band, color=FAINT, alpha=0.22, linewidth=0)
+            axes.plot(times, np.median(values[..., entry], axis=0), color=FAINT, linewidth=1.4)
+            for number in chosen:
+                axes.plot(times, values[number, :, entry], linewidth=0.9)
+            axes.set_xlim(times[0], times[-1])
+            if values.shape[2] > 1:
+                _name(axes, 1.0, f"{variable.dims[1]} {entry} of {values.shape[2]}", color=FAINT, ha="right")
+        row[0].set_ylabel(_label(f"{variable.long_name} {name}", variable.units), fontsize=10)
+    for axes in panels[-1]:
+        axes.set_xlabel("time", fontsize=10)
+    _name(panels[0, 0], 0.0, "median, half and nine tenths of all samples", color=FAINT)
+    _caption(figure, dataset, split)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The picture as a file; the same picture gives the same bytes."""
     buffer = io.BytesIO()
@@ -136,7 +183,7 @@ def _caption(figure: Figure, dataset: Dataset, split: str) -> None:
     numbers += [f"{key} {value:g}" for key, value in problem.items() if isinstance(value, float)]
     grid = " × ".join(str(axis.num_points) for axis in dataset.info.axes.values())
     numbers += [
-        f"{grid} points",
+        *([f"{grid} points"] if grid else []),
         f"{len(dataset.info.times)} times",
         f"{dataset.info.samples[split]} samples",
     ]

@@ -101,10 +101,13 @@ class Recipe(Spec):
         try:
             dims = {"time", *self.axes}
             variables = self.variables
+            self.solvable.check_times(self.times, self.solver)
         except DldeError as error:
             raise ValueError(error.message) from None
         for name, variable in variables.items():
-            assert dims.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"
+            known = dims | set(variable.sizes)
+            assert known.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"
+            assert dims.isdisjoint(variable.sizes), f"{name} has sizes for axes of the grid: {variable.sizes}"
         return self
 
     @classmethod
@@ -198,6 +201,7 @@ class Recipe(Spec):
     def shape(self, variable: str) -> tuple[int, ...]:
         """Of one sample."""
         sizes = {"time": len(self.times), **{name: axis.num_points for name, axis in self.axes.items()}}
+        sizes.update(self.variables[variable].sizes)
         return tuple(sizes[dim] for dim in self.variables[variable].dims)
 
     def chunk(self, variable: str) -> int:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from dlde.errors import GridError
-from dlde.tasks.field_map import ROLE, FieldMap
 from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run
 from dlde.problem import Axis
+from dlde.tasks.field_map import ROLE, FieldMap
 
 
 def _odd(kernel: int) -> int:

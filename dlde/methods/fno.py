@@ -22,10 +22,10 @@ from torch.nn.functional import gelu, pad
 
 from dlde.claims import Check, Table, at_most, needs
 from dlde.errors import GridError
-from dlde.tasks.field_map import ROLE, FieldMap
 from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run
 from dlde.nn.fourier import SpectralConv1d, SpectralConv2d, check_points
 from dlde.problem import Axis
+from dlde.tasks.field_map import ROLE, FieldMap
 
 
 class FourierLayer(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -10,11 +11,12 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from dlde.errors import GridError, InputError
-from dlde.numerics.cole_hopf import cole_hopf_periodic
+from dlde.errors import GridError, InputError, SpecError
+from dlde.numerics.cole_hopf import cole_hopf, cole_hopf_periodic
+from dlde.numerics.jets import Jet
 from dlde.numerics.random_fields import gaussian_field
 from dlde.numerics.spectral import Stepper, Transform, resample
-from dlde.problem import Array, Axis, Exact, Problem, Solvable, Solver, Variable
+from dlde.problem import Array, Axis, Exact, Problem, Residual, Solvable, Solver, Variable
 from dlde.spec import Spec
 
 
@@ -45,7 +47,7 @@ class Sine(Spec):
         return self.waves
 
 
-class Burgers(Problem, Solvable, Exact):
+class Burgers(Problem, Solvable, Exact, Residual):
     """Burgers: u_t + u u_x = viscosity u_xx in one dimension, periodic or with u = 0 at both walls.
 
     Solved pseudo-spectrally in conservative form (2/3 rule, integrating-factor RK4). Walls are the
@@ -151,9 +153,74 @@ class Burgers(Problem, Solvable, Exact):
         u = cole_hopf_periodic(initial, times, extent=self._period, viscosity=self.viscosity)
         return {"u": u[..., : axes["x"].num_points]}
 
+    @property
+    def box(self) -> dict[str, tuple[float, float]]:
+        """Space, and a unit of time: a sine of amplitude one on (-1, 1) has its shock by 1 / pi."""
+        return {"x": self.domain, "t": (0.0, 1.0)}
+
+    @property
+    def unknowns(self) -> dict[str, Variable]:
+        return self.variables
+
+    @property
+    def derivatives(self) -> tuple[str, ...]:
+        return ("t", "x", "xx")
+
+    def residual(self, x: Mapping[str, Tensor], u: Mapping[str, Jet]) -> dict[str, Tensor]:
+        v = u["u"]
+        return {"burgers": v["t"] + v.value * v["x"] - self.viscosity * v["xx"]}
+
+    def check_conditions(self) -> None:
+        """Raises SpecError: only a sine between walls has its conditions in closed form."""
+        if self.boundary == "periodic" or not isinstance(self.initial_condition, Sine):
+            raise SpecError(
+                f"burgers with boundary={self.boundary} and initial_condition={self.initial_condition.kind} "
+                "has no trial function that meets its conditions; use boundary: dirichlet with "
+                "initial_condition: {kind: sine}",
+                mistakes=["problem.boundary"],
+            )
+
+    def constrain(self, x: Mapping[str, Jet], network: Mapping[str, Jet]) -> dict[str, Jet]:
+        """u = u(x, 0) + (1 - e^-t) (x - a)(b - x) N, the latter factor with maximum one."""
+        self.check_conditions()
+        start, stop = self.domain
+        wave, inside = x["x"] - start, (x["x"] - start) * (stop - x["x"])
+        initial = self._amplitude * (self._wavenumber * wave).sin()
+        return {"u": initial + (1 - (-x["t"]).exp()) * (4 / self.extent**2 * inside) * network["u"]}
+
+    def reference(self, points: Tensor) -> dict[str, Tensor]:
+        """By Cole-Hopf, once for every time that occurs: quick where many points share their time."""
+        self.check_conditions()
+        k, amplitude = self._wavenumber, self._amplitude
+        x, t = (points[:, 0].double() - self.domain[0], points[:, 1].double())
+        u = amplitude * torch.sin(k * x)
+        times, which = torch.unique(t, return_inverse=True)
+        for number, time in enumerate(times.tolist()):
+            if time > 0:
+                chosen = which == number
+                u[chosen] = cole_hopf(
+                    x[chosen],
+                    time,
+                    velocity=lambda y: amplitude * torch.sin(k * y),
+                    potential=lambda y: -amplitude / k * torch.cos(k * y),
+                    speed=abs(amplitude),
+                    viscosity=self.viscosity,
+                )
+        return {"u": u}
+
     def conserved(self, solution: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> dict[str, Tensor]:
         """The mean velocity, where no wall takes up momentum."""
         return {"mean velocity": solution["u"].mean(-1)} if self.boundary == "periodic" else {}
+
+    @property
+    def _wavenumber(self) -> float:
+        assert isinstance(self.initial_condition, Sine)
+        return 2 * math.pi * self.initial_condition.waves / self.extent
+
+    @property
+    def _amplitude(self) -> float:
+        assert isinstance(self.initial_condition, Sine)
+        return self.initial_condition.amplitude
 
     @property
     def _period(self) -> float:

@@ -152,8 +152,9 @@ def run_all(
 
     watch.trials(0, len(trials), "")
     if workers > 1:
-        first = {walks[number].job.run: number for number in reversed(together)}  # equal trials share a run
-        todo = sorted(number for number in first.values() if not _is_done(walks[number]))
+        # equal trials share a run: the first of them does it
+        by_run = {walks[number].job.run: number for number in reversed(together)}
+        todo = sorted(number for number in by_run.values() if not _is_done(walks[number]))
         _run_on_ray(trials, todo, root, workers, take, verbose)
     for number in [*together, *alone]:
         if number not in outcomes and number not in failures:

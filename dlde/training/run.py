@@ -125,7 +125,7 @@ class Average:
     """Running average of a model's weights: average <- decay average + (1 - decay) weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._trained = list(model.parameters())
+        self._trained: list[Tensor] = list(model.parameters())
         self._averages = [parameter.detach().clone() for parameter in self._trained]
         self._decay = decay
 

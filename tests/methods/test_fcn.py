@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dlde.errors import GridError, SpecError
-from dlde.tasks.field_map import FieldMap
 from dlde.method import Descent
 from dlde.methods.fcn import FCN, ConvolutionalNetwork
 from dlde.methods.fno import FNO
+from dlde.tasks.field_map import FieldMap
 from tests.fakes import FakeRun, axis, waves
 
 DILATIONS = (1, 2, 4, 8, 4, 2)

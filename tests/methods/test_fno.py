@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dlde.claims import Table
 from dlde.errors import GridError, InputError
-from dlde.tasks.field_map import FieldMap
 from dlde.method import Descent
 from dlde.methods.fno import FNO, FourierNetwork, claim
+from dlde.tasks.field_map import FieldMap
 from tests.fakes import FakeDataset, FakeRun, axis, waves
 
 SMALL = FNO(modes=6, width=12, projection=24, map=FieldMap(num_points=32))

@@ -11,6 +11,8 @@ from numpy.testing import assert_allclose
 
 from dlde import catalog
 from dlde.errors import GridError, InputError, SpecError
+from dlde.numerics.jets import Jet
+from dlde.numerics.jets import axes as coordinate_jets
 from dlde.problem import Exact, Solvable, Solver
 from dlde.problems.burgers import Burgers, GaussianField, Sine
 
@@ -208,3 +210,51 @@ def test_meaningless_grids_are_refused():
     wall = SHOCK.axes((65,))
     with pytest.raises(InputError, match="u must vanish at both ends"):
         SHOCK.exact({"u": torch.ones(1, 65)}, wall, (1.0,))
+
+
+def test_the_reference_at_points_is_that_of_the_grid():
+    axes = SHOCK.axes([65])
+    times = [0.0, 0.3, 0.9]
+    expected = SHOCK.exact({"u": torch.from_numpy(SHOCK.draw(None, axes)["u"])[None]}, axes, times)["u"][0]
+    points = torch.cartesian_prod(
+        torch.tensor(times, dtype=torch.float64), torch.from_numpy(axes["x"].points)
+    ).flip(1)
+    u = SHOCK.reference(points)["u"].view(3, 65)
+    torch.testing.assert_close(u, expected, rtol=0, atol=1e-8)
+
+
+def test_the_reference_leaves_a_small_residual_before_the_shock():
+    """By central differences in float64; their error is of second order."""
+    problem = Burgers(viscosity=0.05, domain=(-1.0, 1.0), boundary="dirichlet", initial_condition=Sine())
+    grid = torch.cartesian_prod(torch.linspace(-0.9, 0.9, 7).double(), torch.tensor([0.1, 0.5]).double())
+    errors = []
+    for h in (2e-2, 1e-2):
+
+        def at(dx, dt, h=h):
+            return problem.reference(grid + h * torch.tensor([dx, dt]).double())["u"]
+
+        v, left, right, before, after = at(0, 0), at(-1, 0), at(1, 0), at(0, -1), at(0, 1)
+        parts = {
+            "x": (right - left) / (2 * h),
+            "xx": (right - 2 * v + left) / h**2,
+            "t": (after - before) / (2 * h),
+        }
+        u = Jet(v, parts, ("t", "x", "xx"))
+        errors.append(problem.residual({"x": grid[:, 0], "t": grid[:, 1]}, {"u": u})["burgers"].abs().max())
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.25)
+
+
+def test_start_and_walls_are_kept_whatever_the_network():
+    points = torch.tensor([[-0.3, 0.0], [0.7, 0.0], [-1.0, 0.4], [1.0, 0.9]]).double()
+    x = coordinate_jets(points, tuple(SHOCK.box), SHOCK.derivatives)
+    network = Jet(torch.full((4,), 1e3).double(), {}, x["x"].names)
+    u = SHOCK.constrain(x, {"u": network})["u"].value
+    torch.testing.assert_close(u, SHOCK.reference(points)["u"], rtol=0, atol=1e-12)
+
+
+def test_conditions_without_a_trial_function_are_refused():
+    for problem in (Burgers(), Burgers(initial_condition=Sine())):
+        with pytest.raises(
+            SpecError, match=r"boundary=periodic .* use boundary: dirichlet with initial_condition"
+        ):
+            problem.check_conditions()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dlde import metrics
 from dlde.errors import GridError, SpecError
-from dlde.tasks.field_map import FieldMap, Pairs, predict
 from dlde.method import DataInfo
+from dlde.tasks.field_map import FieldMap, Pairs, predict
 from tests.fakes import FakeDataset, FakeRun, axis, waves
 
 

@@ -51,8 +51,12 @@ def by_hand(run: EngineRun, steps: int = 40) -> dict[str, Tensor]:
     first = torch.optim.Adam(actor.parameters(), 1e-2)
     second = torch.optim.SGD(critic.parameters(), 1e-2)
     points = run.share(torch.randn(8, 2, generator=run.generator("points")))
+    own = nn.ParameterDict({"w": nn.Parameter(run.share(torch.linspace(-1, 1, 8).reshape(4, 2)).clone())})
+    third = torch.optim.SGD(own.parameters(), 1e-2, momentum=0.9)
     state = run.state(
-        local=("points",),
+        local=("points", "own", "third"),
+        own=own,
+        third=third,
         actor=actor,
         critic=critic,
         first=first,
@@ -66,12 +70,14 @@ def by_hand(run: EngineRun, steps: int = 40) -> dict[str, Tensor]:
             first, {"actor": (actor(state.points + noise) - critic(state.points).detach()).square().mean()}
         )
         run.descend(second, {"critic": (critic(state.points) - 1).square().mean()})
+        run.descend(third, {"own": (own["w"] - 1).square().sum()}, local=True)
         state.points = state.points * 0.99
         state.mean = 0.9 * state.mean + 0.1 * actor.weight.detach().mean()
     return {
         "actor": actor.weight.detach(),
         "critic": critic.weight.detach(),
         "points": state.points,
+        "own": own["w"].detach(),
         "mean": state.mean,
     }
 
@@ -88,7 +94,7 @@ def worker(rank: int, size: int, folder: str, port: int, task: str) -> None:
                 torch.save(model.state_dict(), Path(folder) / "result.pt")
         elif task == "by_hand":
             result = by_hand(run_in(Path(folder), comm=comm))
-            result["points"] = comm.gather(result["points"])
+            result |= {name: comm.gather(result[name]) for name in ("points", "own")}
             mine = torch.full((2,), float(rank))
             left, right = comm.shift(mine, 1), comm.shift(mine, -1, like=torch.empty(2))
             assert (left is None) == (rank == 0)
