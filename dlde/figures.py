@@ -87,7 +87,8 @@ def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure
 
 
 def losses(phases: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Every loss term of every phase against its step; rows hold `step`, `seconds` and the terms."""
+    """Every loss term of every phase that has one against its step; rows hold `step`, `seconds`, terms."""
+    phases = {phase: rows for phase, rows in phases.items() if any(len(row) > 2 for row in rows)}
     figure = Figure(figsize=(5.5 * len(phases), 3.6), layout="constrained")
     for axes, (phase, rows) in zip(
         figure.subplots(1, len(phases), squeeze=False)[0], phases.items(), strict=True

@@ -127,6 +127,7 @@ class ArraySpec(Spec):
     # Smallest and largest value that is answered, one pair for all or one for every entry of the last
     # axis (None: open); a value outside is refused.
     bounds: tuple[tuple[float | None, float | None], ...] = ()
+    increasing: bool = False  # strictly, along the last axis, such as times
     # The same for values that are answered with a warning.
     trained_range: tuple[tuple[float | None, float | None], ...] = ()
 
@@ -474,9 +475,24 @@ def _array_mistakes(name: str, given: Tensor, expected: ArraySpec, sizes: dict[s
     bad = int((~torch.isfinite(given)).sum())
     if bad:
         mistakes.append(f"input {name!r} holds {bad} values that are NaN or infinite")
-    elif expected.bounds and not mistakes:
+    elif not mistakes:
         mistakes.extend(_bounds_mistakes(name, given, expected))
+        if expected.increasing:
+            mistakes.extend(_order_mistakes(name, given))
     return mistakes
+
+
+def _order_mistakes(name: str, given: Tensor) -> list[str]:
+    standing = torch.nonzero(given.diff(dim=-1) <= 0)
+    if not len(standing):
+        return []
+    *row, number = standing[0].tolist()
+    values = given[tuple(row)]
+    where = f", sample {row[0]}" if row else ""
+    return [
+        f"input {name!r}{where}: {float(values[number + 1]):g} does not come after "
+        f"{float(values[number]):g}; the values must increase strictly"
+    ]
 
 
 def _bounds_mistakes(name: str, given: Tensor, expected: ArraySpec) -> list[str]:

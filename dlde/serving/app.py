@@ -211,12 +211,25 @@ def example(operation: Operation, name: str) -> dict[str, Any]:
 def _filled(spec: ArraySpec) -> Any:
     """Nested lists of the fewest samples: inside the bounds where there are any, 0.1 otherwise."""
     sizes = [dim.size or max(dim.minimum, dim.axis.num_points if dim.axis else 1) for dim in spec.dims]
-    whole = spec.dtype == "int64"
-    values = [_inside(*ends, whole=whole) for ends in spec.bounds] or [0 if whole else 0.1]
-    filled: Any = values if len(values) == sizes[-1] else values[:1] * sizes[-1]
+    filled: Any = _ramp(spec, sizes[-1]) if spec.increasing else _level(spec, sizes[-1])
     for size in reversed(sizes[:-1]):
         filled = [filled] * size
     return filled
+
+
+def _ramp(spec: ArraySpec, size: int) -> list[float]:
+    """Increasing numbers in the range that the model knows, up to its end."""
+    low, high = (*spec.bounds, *spec.trained_range, (0.0, 1.0))[0]
+    low = low if low is not None else (high or 1.0) - 1.0
+    high = high if high is not None else low + 1.0
+    return [low + (high - low) * (number + 1) / size for number in range(size)]
+
+
+def _level(spec: ArraySpec, size: int) -> list[float]:
+    """One number, or one for each entry of the last axis where their bounds differ."""
+    whole = spec.dtype == "int64"
+    values = [_inside(*ends, whole=whole) for ends in spec.bounds] or [0 if whole else 0.1]
+    return values if len(values) == size else values[:1] * size
 
 
 def _inside(low: float | None, high: float | None, *, whole: bool) -> float:

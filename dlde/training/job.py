@@ -188,7 +188,8 @@ def evaluate(
     data, info = open_data(job, root)
     run = EngineRun(folder, info, data, seed=job.seed, device=device, pictures=pictures)
     measured = job.method.evaluate(model.module, run)
-    if phases := _curves(folder):
+    phases = _curves(folder)
+    if any(len(row) > 2 for rows in phases.values() for row in rows):  # more than step and seconds
         run.figure("loss", figures.losses(phases))
     weights = sum(parameter.numel() for parameter in model.module.parameters())
     evaluation = replace(measured, metrics={**measured.metrics, "num_parameters": float(weights)})

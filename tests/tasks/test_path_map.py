@@ -238,10 +238,10 @@ def test_inputs_that_are_no_paths_are_refused(change: dict[str, Tensor], message
 
 @pytest.mark.parametrize("time", [0.5, 0.2], ids=("standing", "going back"))
 def test_times_must_increase(time: float) -> None:
-    data, given = walks(), inputs()
+    given = inputs()
     given["time"][1, 3] = time
-    with pytest.raises(InputError, match=rf"input 'time', path 1: time {time:g} does not come after 0.5"):
-        PathMap().answer(model_for(data, PathMap()), given)
+    with pytest.raises(InputError, match=rf"input 'time', sample 1: {time:g} does not come after 0.5"):
+        PathMap().operation(info_of(walks())).check(given)
 
 
 def test_an_overflow_names_path_time_and_cure(tmp_path: Path) -> None:
