@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from dlde.registry import package
 from tests.conftest import tiny
 from tests.processes import DEADLINE, curve, has_rows, started, wait_for
 
@@ -52,3 +54,38 @@ def test_non_finite_loss_in_workers_is_one_clean_error(dlde: Dlde) -> None:
     assert document["error"]["type"] == "NonFiniteError"
     assert "the loss term 'relative_l2'" in document["error"]["message"]
     assert "Traceback" not in stderr
+
+
+def test_rollout_workers_on_ray_give_the_bits_of_one_process_also_when_one_is_killed(
+    dlde: Dlde, tmp_path: Path
+) -> None:
+    method = (
+        "{name: ddpg, width: 16, layers: 2, batch: 32, decisions: 4800, warmup: 480, feedback: {paths: 2}}"
+    )
+    sets = ("--set", f"method={method}", "--set", "seed=100")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    code, one, stderr = dlde("train", "spde-control", *sets, root=tmp_path / "one")
+    assert code == 0, stderr
+    more = ("--set", "training.rollout_workers=2", "--json")
+    with started(tmp_path / "two", "train", "spde-control", *sets, *more) as process:
+
+        def actors() -> list[psutil.Process]:
+            return [
+                child for child in psutil.Process(process.pid).children(recursive=True)
+                if "ray::_Actor" in " ".join(child.cmdline())
+            ]  # fmt: skip
+
+        def simulating() -> bool:
+            curves = (tmp_path / "two").glob("runs/*/curves/*.jsonl")
+            return len(actors()) == 2 and any(path.stat().st_size for path in curves)
+
+        wait_for(simulating, process)
+        actors()[0].kill()
+        output, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    two = json.loads(output)
+    assert two["run"] == one["run"]
+    assert two["metrics"] == one["metrics"]
+    weights = [package.read(Path(run["model"])).module.state_dict() for run in (one, two)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
