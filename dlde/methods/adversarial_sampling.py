@@ -11,39 +11,44 @@ H is the entropy of the sampled density p up to a constant; the best p is the Gi
     p(x) ~ (R(x)^2 + floor)^(1 / lam),
 
 for lam = 1 the squared residual itself, for large lam uniform; without H all points fall on one.
-T = low + (high - low) sigmoid(e^s logit(z) + b + M(z)) with weights s, b for each axis and a network M
-whose last layer begins as zero: it is the identity at the start and never leaves the box; s and b
-alone draw all points together in any place.
+T is triangular: component k is a monotone spline of z_k, given the components before. It is the identity
+at the start, never leaves the box, cannot fold, and its inverse and determinant are exact; so the
+density p of the sampler is known at every point. The solver's batch is a mixture of even and placed
+points, and each counts by one over the mixture's density,
+
+    w(x) = 1 / (1 - rho + rho p(x)),
+
+so that the batch estimates the mean of R^2 over the box, with less scatter.
 
 Source: the workshop poster Adversarial Sampling for Solving Differential Equations with Neural
 Networks, of which the abstract was at hand. From it: the game, and the baselines (uniform, equally
 spaced with noise). Ours: the shape of T, the entropy, the share rho, the weights and the cap. z and the
 points that are not placed come from a shifted lattice: with independent ones, or with points drawn
-again from a buffer of the last batches, the scatter of the loss decided the error.
+again from a buffer of the last batches, the scatter of the loss decided the error
+(docs/decisions/0008-adversarial-sampling.md).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlde.claims import Check, Table, at_most, needs
-from dlde.errors import InputError, SpecError
+from dlde.errors import SpecError
 from dlde.method import ArraySpec, DataInfo, Descent, Dim, Evaluation, Method, Operation, Option, Run
 from dlde.nn.mlp import MLP
-from dlde.numerics import jets, sampling
+from dlde.nn.splines import TriangularMap
+from dlde.numerics import sampling
 from dlde.problem import Residual
 from dlde.tasks.collocation import Collocation, Trial, affordable, corners, draw_density, problem_of
 
-AXES = "abc"  # of the unit cube
 CELLS = {1: 50, 2: 20}  # per axis, by dimension, that densities are compared over
 TINY = 1e-12  # added to the squared residual besides: its logarithm where the equation holds exactly
-EDGE = 1e-6  # z keeps this distance from the cube's faces, where logit(z) is infinite
 
 
 class Sampler(nn.Module):
@@ -52,41 +57,24 @@ class Sampler(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, low: Tensor, high: Tensor, width: int) -> None:
+    def __init__(self, low: Tensor, high: Tensor, *, bins: int, width: int) -> None:
         super().__init__()
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        # double precision: log-determinants near the faces, at no cost for so small a network
-        self.network = MLP([len(low), width, width, len(low)], dtype=torch.float64)
-        last = self.network.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.scale = nn.Parameter(torch.zeros_like(low))
-        self.shift = nn.Parameter(torch.zeros_like(low))
+        self.map = TriangularMap(len(low), bins=bins, width=width)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self._push(z, ())[0]
+        return self.with_density(z)[0]
 
     def with_density(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The points, and log |det dT/dz| (points,): minus the log density with respect to uniform."""
-        points, slopes = self._push(z, AXES[: z.shape[1]])
-        return points, log_abs_det(slopes)
+        unit, log_det = self.map(z)
+        return self.low + (self.high - self.low) * unit, log_det
 
-    def folded(self, z: Tensor) -> float:
-        """Fraction of z where the map turns its orientation round: zero where it is one to one."""
-        with torch.no_grad():
-            _, slopes = self._push(z, AXES[: z.shape[1]])
-            return float((torch.linalg.det(slopes) < 0).double().mean())
-
-    def _push(self, z: Tensor, along: str | tuple[()]) -> tuple[Tensor, Tensor]:
-        """Points, and dT_i/dz_j of the unit cube's map (points, i, j)."""
-        names = AXES[: z.shape[1]] if along else tuple(map(str, range(z.shape[1])))
-        x = jets.coordinates(z.clamp(EDGE, 1 - EDGE), tuple(names), along)
-        logit = (x.log() - (1 - x).log()) * self.scale.exp() + self.shift
-        unit = (logit + self.network(2 * x - 1)).sigmoid()
-        slopes = torch.stack([unit[name] for name in along], dim=-1) if along else z.new_empty(0)
-        return self.low + (self.high - self.low) * unit.value, slopes
+    def density(self, points: Tensor) -> Tensor:
+        """How much denser than uniform points of the box are there (points,)."""
+        _, log_det = self.map.inverse((points - self.low) / (self.high - self.low))
+        return torch.exp(-log_det)
 
 
 class Game(nn.Module):
@@ -117,16 +105,15 @@ class AdversarialSampling(Method):
     descent: Descent = Descent(steps=3000, batch=64, rate=2e-2, schedule="cosine")
     pretrain: NonNegativeInt = 200  # steps on uniform points before the game
 
-    sampler_width: PositiveInt = 32  # of its two hidden layers
-    sampler_rate: PositiveFloat = 3e-3  # of Adam with betas (0.5, 0.999)
+    bins: PositiveInt = 16  # of every spline of the sampler
+    sampler_width: PositiveInt = 32  # of the two hidden layers that later splines depend on
+    sampler_rate: PositiveFloat = 2e-2  # of Adam with betas (0.5, 0.999)
     sampler_batch: PositiveInt = 64  # points of one step of the sampler
     sampler_every: PositiveInt = 5  # solver's steps between two of the sampler
     lam: PositiveFloat = 1.0  # weight of the entropy
-    entropy: Literal["exact", "nearest", "none"] = "exact"  # nearest: from distances to neighbours
+    entropy: bool = True  # without it the sampler collapses
     rho: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of the solver's points from the sampler
-    # A placed point weighs |det dT/dz|, one over its density, but at most this: the batch then estimates the
-    # mean over the box, only with less scatter. Without weights (null) the batch is as placed.
-    heaviest: PositiveFloat | None = 4.0
+    weighted: bool = True  # points count by one over the mixture's density; else the batch is as placed
     # Added to the squared residual in the attack, as a fraction of its mean over the attacked points:
     # the logarithm's wells along the residual's zero lines would otherwise lead the sampler astray.
     floor: NonNegativeFloat = 0.01
@@ -139,24 +126,17 @@ class AdversarialSampling(Method):
         """Raises SpecError for settings and problems that do not fit together."""
         game = self.build(info)
         assert isinstance(game, Game)
-        dims, batch = len(game.trial.problem.box), min(self.descent.batch, self.sampler_batch)
-        if batch < 2:
+        if min(self.descent.batch, self.sampler_batch) < 2:
             raise SpecError(
                 f"descent.batch={self.descent.batch}, sampler_batch={self.sampler_batch}: "
                 "expected at least 2 points in each",
                 mistakes=["method.descent.batch", "method.sampler_batch"],
             )
-        if self.entropy == "exact" and dims > len(AXES):
+        if self.rho == 1 and self.weighted:
             raise SpecError(
-                f"method.entropy=exact takes determinants in at most {len(AXES)} dimensions, but the problem "
-                f"has {dims}; use method.entropy: nearest",
-                mistakes=["method.entropy"],
-            )
-        if self.heaviest is not None and dims > len(AXES):
-            raise SpecError(
-                f"method.heaviest={self.heaviest:g} weighs points by a density that is known in at most "
-                f"{len(AXES)} dimensions, but the problem has {dims}; use method.heaviest: null",
-                mistakes=["method.heaviest"],
+                "method.rho=1 leaves no even points, and the weight of a place that the sampler does not "
+                "reach has no bound; use method.rho < 1, or method.weighted: false",
+                mistakes=["method.rho"],
             )
         if self.num_steps < 1:
             raise SpecError(
@@ -187,7 +167,7 @@ class AdversarialSampling(Method):
         sizes = [len(problem.box), *[self.width] * self.layers, len(problem.unknowns)]
         return Game(
             Trial(problem, MLP(sizes, steepness=self.steepness)),
-            Sampler(*corners(problem), self.sampler_width),
+            Sampler(*corners(problem), bins=self.bins, width=self.sampler_width),
         )
 
     def train(self, run: Run) -> nn.Module:
@@ -226,8 +206,7 @@ class AdversarialSampling(Method):
         )
         level = f"lam = {self.lam:g}, total variation {distance:.3f}"
         run.figure("density", draw_density(model.trial.problem, target, found, level))
-        extra = {"density_distance": distance, "folded": self._folded(model.sampler)}
-        return replace(measured, metrics={**measured.metrics, **extra})
+        return replace(measured, metrics={**measured.metrics, "density_distance": distance})
 
     def densities(self, model: Game) -> tuple[Tensor, Tensor]:
         """Over equal cells of the box: the Gibbs density of the solver's residual, and the sampler's."""
@@ -269,8 +248,7 @@ class AdversarialSampling(Method):
                 "density": ArraySpec(dims=dims, dtype="float64", long_name="probability density"),
             },
         )
-        operations = {"solve": self.task.operation(problem)}
-        return operations | ({"sample": sample} if len(problem.box) <= len(AXES) else {})
+        return {"solve": self.task.operation(problem), "sample": sample}
 
     def solve(self, model: nn.Module, points: Tensor) -> dict[str, Tensor]:
         """The unknowns at the points, their derivatives, and the residual of every equation."""
@@ -278,18 +256,8 @@ class AdversarialSampling(Method):
         return self.task.solve(model.trial, points)
 
     def sample(self, model: nn.Module, n: int = 256, seed: int = 0) -> dict[str, Tensor]:
-        """Points of the sampler (n, coordinates) and their density (n,).
-
-        Raises InputError for a sampler that is not one to one: several z lead to one point there, and
-        the determinant at one of them is not the density.
-        """
+        """Points of the sampler (n, coordinates) and their density (n,)."""
         assert isinstance(model, Game)
-        if part := self._folded(model.sampler):
-            raise InputError(
-                f"the sampler's map folds over itself at {part:.1%} of the random numbers, so that the "
-                "density of its points is not known; train it with a smaller method.sampler_rate, or a "
-                "larger method.lam"
-            )
         low, high = model.sampler.low, model.sampler.high
         z = torch.rand((n, len(low)), generator=torch.Generator().manual_seed(seed), dtype=low.dtype)
         points, log_det = model.sampler.with_density(z.to(low.device))
@@ -306,17 +274,13 @@ class AdversarialSampling(Method):
         placed = round(self.rho * self.descent.batch) if step >= self.pretrain else 0
         z = self._cube(run.generator("points", step), self.descent.batch - placed, sampler)
         points = sampler.low + (sampler.high - sampler.low) * z
-        weights = torch.ones_like(points[:, 0])
         if not placed:
-            return points, weights
+            return points, torch.ones_like(points[:, 0])
         z = self._cube(run.generator("placed", step), placed, sampler)
         with torch.no_grad():
-            if self.heaviest is None:
-                chosen, heavy = sampler(z), torch.ones_like(z[:, 0])
-            else:
-                chosen, log_det = sampler.with_density(z)
-                heavy = log_det.exp().clamp(max=self.heaviest)
-        return torch.cat([points, chosen]), torch.cat([weights, heavy])
+            points = torch.cat([points, sampler(z)])
+            weights = 1 / (1 - self.rho + self.rho * sampler.density(points))
+        return points, weights if self.weighted else torch.ones_like(weights)
 
     def _cube(self, generator: torch.Generator, count: int, sampler: Sampler) -> Tensor:
         corner = torch.zeros(sampler.low.shape, dtype=torch.float64)
@@ -325,10 +289,10 @@ class AdversarialSampling(Method):
     def _attack(self, game: Game, optimizer: torch.optim.Optimizer, run: Run, phase: str, step: int) -> None:
         """One step of the sampler against the solver as it is.
 
-        Every worker places all points, as the entropy needs them, and attacks at its share of them.
+        Every worker places all points, and attacks at its share of them.
         """
         z = self._cube(run.generator(phase, step), self.sampler_batch, game.sampler)
-        points, log_det = self._place(game.sampler, z)
+        points, log_det = game.sampler.with_density(z)
         share = run.share(points)
         game.trial.count(share, run)
         squares = self._squares(game.trial, share)
@@ -337,46 +301,10 @@ class AdversarialSampling(Method):
         attack = torch.log(squares + floor)
         limit = torch.quantile(torch.log(everywhere + floor), self.cap)
         terms = {"attack": -torch.minimum(attack, limit).mean(), "spread": -log_det.mean()}
-        run.descend(optimizer, terms, weights={"spread": 0.0 if self.entropy == "none" else self.lam})
-
-    def _folded(self, sampler: Sampler) -> float:
-        corner = torch.zeros(sampler.low.shape, dtype=torch.float64)
-        z = sampling.sobol(4096, corner, corner + 1, seed=0)
-        return sampler.folded(z.to(sampler.low.device))
+        run.descend(optimizer, terms, weights={"spread": self.lam if self.entropy else 0.0})
 
     def _squares(self, trial: Trial, points: Tensor) -> Tensor:
         return torch.stack([r.double().square() for r in trial.residual(points).values()]).sum(0)
-
-    def _place(self, sampler: Sampler, z: Tensor) -> tuple[Tensor, Tensor]:
-        if self.entropy == "exact":
-            return sampler.with_density(z)
-        points = sampler(z)
-        if self.entropy == "none":
-            return points, points.new_zeros(len(points)) + 0 * points.sum()
-        return points, log_distance((points - sampler.low) / (sampler.high - sampler.low))
-
-
-def log_abs_det(matrices: Tensor) -> Tensor:
-    """log |det| of (points, d, d); written out for d <= 2."""
-    if matrices.shape[-1] == 1:
-        return torch.log(matrices[:, 0, 0].abs())
-    if matrices.shape[-1] == 2:
-        a, b, c, d = matrices.flatten(1).unbind(1)
-        return torch.log((a * d - b * c).abs())
-    logarithm: Tensor = torch.linalg.slogdet(matrices).logabsdet
-    return logarithm
-
-
-def log_distance(points: Tensor) -> Tensor:
-    """d log(distance to the nearest other point), (points,): the entropy's estimate up to a constant.
-
-    Kozachenko & Leonenko, Problems of Information Transmission 23 (1987).
-    """
-    apart = torch.cdist(points, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-    apart = apart + torch.diag(torch.full_like(points[:, 0], torch.inf))
-    nearest = apart.detach().argmin(1)
-    squares = (points - points[nearest]).square().sum(1)
-    return 0.5 * points.shape[1] * torch.log(squares + 1e-24)
 
 
 @needs(variants=("adversarial", "uniform", "noisy-grid", "density"), axes=("problem",))

@@ -266,7 +266,10 @@ class Watch:
             error = relative_l2(_in_blocks(trial, self.points).double(), self.reference).mean()
             residual = _residual_rms(trial, self.sobol)
         self.run.log(relative_l2=error, residual_rms=residual)
-        if self.task.stop_below is not None and float(residual) < self.task.stop_below:
+        if (
+            self.task.stop_below is not None
+            and self.run.comm.broadcast(float(residual)) < self.task.stop_below
+        ):
             self.run.stop()
 
 
