@@ -278,9 +278,10 @@ class AdversarialSampling(Method):
             return points, torch.ones_like(points[:, 0])
         z = self._cube(run.generator("placed", step), placed, sampler)
         with torch.no_grad():
-            points = torch.cat([points, sampler(z)])
-            weights = 1 / (1 - self.rho + self.rho * sampler.density(points))
-        return points, weights if self.weighted else torch.ones_like(weights)
+            chosen, log_det = sampler.with_density(z)
+            density = torch.cat([sampler.density(points), torch.exp(-log_det)])
+        weights = 1 / (1 - self.rho + self.rho * density)
+        return torch.cat([points, chosen]), weights if self.weighted else torch.ones_like(weights)
 
     def _cube(self, generator: torch.Generator, count: int, sampler: Sampler) -> Tensor:
         corner = torch.zeros(sampler.low.shape, dtype=torch.float64)
