@@ -18,6 +18,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
+SHOWN = 400  # points of a curve
 COLOURS = ("#1f4e79", "#e07b39", "#3a923a", "#8c4f9e", "#b03a48", "#6b7280", "#c2a300", "#2a9d8f")
 INK, MUTED, REFERENCE, PREDICTION, TRAINED = "#333333", "#b0b0b0", "#1f4e79", "#e07b39", "#3a923a"
 
@@ -135,7 +136,7 @@ def study(panels: Sequence[Panel]) -> Figure:
         else:
             names = list(dict.fromkeys(map(str, places)))
             spread = 0.0 if names == list(panel.lines) else 0.6  # one column each needs no room beside
-            _dots(axes, panel, {name: float(i) for i, name in enumerate(names)}, spread=spread, line="")
+            _dots(axes, panel, {name: float(i) for i, name in enumerate(names)}, spread=spread, line="none")
             axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0)
             axes.set_xlim(-0.6, len(names) - 0.4)
         if panel.level is not None:
@@ -152,7 +153,7 @@ def study(panels: Sequence[Panel]) -> Figure:
 def _curves(axes: Axes, panel: Panel) -> None:
     for colour, (variant, seeds) in zip(itertools.cycle(COLOURS), panel.lines.items(), strict=False):
         for number, points in enumerate(seeds):
-            x, y = zip(*points, strict=True)
+            x, y = zip(*points[:: max(1, len(points) // SHOWN)], strict=True)
             axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.75, label=None if number else variant)
 
 
@@ -171,8 +172,8 @@ def _dots(axes: Axes, panel: Panel, positions: Mapping[Any, float], *, spread: f
         axes.plot(
             list(columns),
             [float(np.mean(column)) for column in columns.values()],
-            line,
-            marker="" if line else "_",
+            linestyle=line,
+            marker="" if line == "-" else "_",
             markersize=14,
             color=colour,
             linewidth=1.4,

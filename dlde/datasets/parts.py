@@ -6,7 +6,6 @@ once, it leaves the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, NonFiniteError
 from dlde.files import disk_full_named, write_json
+from dlde.numerics.threads import one_thread
 from dlde.spec import digest_of
 
 MAX_ATTEMPTS = 5  # draws of one sample before its recipe is held to be at fault
@@ -130,7 +130,7 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
             for i, attempt in enumerate(attempts)
         ]
         instances = {name: torch.from_numpy(np.stack([d[name] for d in drawn])) for name in drawn[0]}
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             solution = recipe.solvable.solve(instances, recipe.axes, recipe.times, recipe.solver)
         with np.errstate(over="ignore", invalid="ignore"):  # seen below
             values = {
@@ -156,16 +156,6 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
                 split=part.split,
                 samples=lost,
             )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _describe(instance: Mapping[str, Values]) -> dict[str, Any]:
