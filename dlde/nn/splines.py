@@ -41,7 +41,7 @@ def spline(x: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Te
     """
     places, values, slopes = (part.expand(len(x), -1) for part in knots(raw))
     edges = (values if inverse else places)[:, 1:-1].detach()
-    bin_ = torch.searchsorted(edges.contiguous(), x.detach().unsqueeze(1), right=True)
+    bin_ = torch.searchsorted(edges.contiguous(), x.detach().contiguous().unsqueeze(1), right=True)
 
     def at(table: Tensor, shift: int = 0) -> Tensor:
         return table.gather(1, bin_ + shift).squeeze(1)
@@ -96,7 +96,8 @@ class TriangularMap(nn.Module):
         return self._through(x, inverse=True)
 
     def _through(self, points: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        found, logs = [], []
+        found: list[Tensor] = []
+        logs: list[Tensor] = []
         for number, column in enumerate(points.unbind(1)):
             raw = self.first
             if number:
