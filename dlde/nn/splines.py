@@ -82,10 +82,9 @@ class TriangularMap(nn.Module):
             MLP([number, width, width, size], dtype=torch.float64) for number in range(1, dims)
         )
         for network in self.further:
-            last = network.layers[-1]
-            assert isinstance(last, nn.Linear)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            assert isinstance(network, MLP)
+            for parameter in network.layers[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x (points, dims) and log det dx/dz (points,)."""
