@@ -164,4 +164,4 @@ def test_the_claim(
     checks = claim(rows(**{"fno": fno, "fcn": fcn, "fcn-dilated": dilated}))
     assert [check.holds for check in checks] == held
     assert all(check.seeds == (0, 1, 2) for check in checks)
-    assert claim.needs == ("fno", "fcn", "fcn-dilated")
+    assert claim.variants == ("fno", "fcn", "fcn-dilated")

@@ -36,7 +36,9 @@ def test_three_formats_hold_the_same_table(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.parquet", "table.zarr"]
     parquet = pd.read_parquet(tmp_path / "table.parquet")
     csv = pd.read_csv(
-        tmp_path / "table.csv", keep_default_na=False, na_values={"width": "", "step": "", "seconds": ""}
+        tmp_path / "table.csv",
+        keep_default_na=False,
+        na_values=dict.fromkeys(("width", "step", "seconds", "at"), ""),
     )
     pd.testing.assert_frame_equal(parquet, csv, check_dtype=False)
     zarr = xr.open_zarr(tmp_path / "table.zarr", consolidated=False)
