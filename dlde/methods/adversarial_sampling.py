@@ -318,6 +318,8 @@ def claim(results: Table) -> list[Check]:
     times theirs on a smooth problem. The poster's abstract claims a gain without figures: these are
     estimates. Against a frozen solver, the trained sampler's density lies within a total variation
     of 0.15 of the squared residual's, as the Gibbs form at lam = 1 says.
+    In the small configuration it does not hold, and a perfect sampler hardly would
+    (docs/decisions/0008-adversarial-sampling.md).
     """
     checks = []
     for problem, factor in (("layer", 0.5), ("peak", 0.5), ("smooth", 1.3)):
