@@ -81,6 +81,12 @@ class TrainingError(DldeError):
     """A training cannot start, go on or be resumed."""
 
 
+class StoppedError(DldeError):
+    """A training was asked to end, and has saved its state (`step`); the same command goes on from there."""
+
+    exit_code = 143  # as of a process that SIGTERM ended
+
+
 class RegistryError(DldeError):
     """The registry, or a model in it, cannot be used."""
 

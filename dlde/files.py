@@ -63,6 +63,12 @@ def write_json(path: Path, plain: Any) -> None:
     write_atomically(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
+def append_line(path: Path, plain: Any) -> None:
+    """Add one line of JSON to a file, in one write: lines of several processes do not mix."""
+    with disk_full_named(path), path.open("a") as file:
+        file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:

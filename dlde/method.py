@@ -6,9 +6,11 @@ Python prompt, in Ray Train workers and in a study's trial with the same code.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -38,11 +40,17 @@ Terms = Mapping[str, Tensor]  # named scalar loss terms, unweighted
 
 
 class Descent(Spec):
-    """Gradient descent as a method's file states it: what changes the mathematics, nothing else."""
+    """Gradient descent as a method's file states it: what changes the mathematics, nothing else.
+
+    `optimizer` is any of torch.optim by its name in small letters, `options` its further arguments.
+    "lbfgs" takes the whole batch for every step (several evaluations of the loss and its gradient), with
+    a strong Wolfe line search unless `options` say otherwise; its rate is 1 where none is given.
+    """
 
     steps: PositiveInt
     batch: PositiveInt = 20  # over all workers together
-    optimizer: Literal["adam", "adamw", "radam", "adamax", "rmsprop", "sgd"] = "adam"
+    optimizer: str = "adam"
+    options: dict[str, bool | int | float | str | tuple[float, ...]] = {}  # such as {momentum: 0.9}
     rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "halving"] = "constant"
@@ -55,15 +63,57 @@ class Descent(Spec):
     # Ends earlier, after so many seconds of training, for comparisons at equal time. How many steps
     # that makes depends on the machine: such a training resumes, but not to the same bits.
     seconds: PositiveFloat | None = None
+    then: Descent | None = None  # goes on from where this one ends, such as Adam -> L-BFGS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        filled = {"rate": 1.0, **value} if value.get("optimizer") == LBFGS else dict(value)
+        if isinstance(filled.get("then"), Mapping) and "batch" in filled:
+            filled["then"] = {"batch": filled["batch"], **filled["then"]}
+        return filled
 
     @model_validator(mode="after")
-    def _seconds_have_no_schedule(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.seconds is not None and self.schedule == "cosine":
             raise ValueError(
                 "schedule=cosine runs over `steps`, which a budget of seconds cuts anywhere; "
                 "use schedule: constant or halving"
             )
+        known = _optimizers()
+        if self.optimizer not in known:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, known)}")
+        taken = _arguments(known[self.optimizer])
+        for name in self.options:
+            if name not in taken:
+                raise ValueError(
+                    f"optimizer {self.optimizer!r} has no option {name!r}; {nearest(name, taken)}"
+                )
+        if self.weight_decay and "weight_decay" not in _arguments(known[self.optimizer], own=False):
+            raise ValueError(f"optimizer {self.optimizer!r} knows no weight_decay; set it to 0")
+        if self.optimizer == LBFGS and self.clip is not None:
+            raise ValueError("a clipped gradient would mislead the line search of lbfgs; leave out clip")
+        if self.then is not None and not self.then.whole and self.then.batch != self.batch:
+            raise ValueError(
+                f"then.batch={self.then.batch} is not batch={self.batch}; a chain keeps its batches"
+            )
+        try:
+            self.optimizer_of([nn.Parameter(torch.zeros(2, 2))])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"optimizer {self.optimizer!r} refuses its options: {error}") from None
         return self
+
+    @property
+    def chain(self) -> tuple[Descent, ...]:
+        """This descent and those that follow it."""
+        return (self, *(self.then.chain if self.then else ()))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step takes the same, whole batch."""
+        return self.optimizer == LBFGS
 
     def factor(self, step: int) -> float:
         """Learning rate at `step` (from 0) as a fraction of `rate`."""
@@ -80,24 +130,50 @@ class Descent(Spec):
         return 1.0
 
     def optimizer_of(
-        self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float] = (0.9, 0.999)
+        self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float] | None = None
     ) -> torch.optim.Optimizer:
         """The optimizer, for a loop that the method writes itself."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        fields: dict[str, Any] = {"lr": self.rate, "weight_decay": self.weight_decay}
-        if self.optimizer in ("adam", "adamw"):
-            kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-            return kind(trained, **fields, betas=betas, fused=True)
-        if self.optimizer in ("radam", "adamax"):
-            other = torch.optim.RAdam if self.optimizer == "radam" else torch.optim.Adamax
-            return other(trained, **fields, betas=betas)
-        plain = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.RMSprop
-        return plain(trained, **fields)
+        kind = _optimizers()[self.optimizer]
+        taken = _arguments(kind, own=False)
+        fields: dict[str, Any] = {"lr": self.rate}
+        if "weight_decay" in taken:
+            fields["weight_decay"] = self.weight_decay
+        if "fused" in taken and not any(parameter.is_complex() for parameter in trained):
+            fields["fused"] = True
+        if self.optimizer == LBFGS:
+            fields["line_search_fn"] = "strong_wolfe"
+        if betas is not None and "betas" in taken:
+            fields["betas"] = betas
+        optimizer: torch.optim.Optimizer = kind(trained, **{**fields, **self.options})
+        return optimizer
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Give the optimizer the rate of that step (from 0)."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate * self.factor(step)
+
+
+LBFGS = "lbfgs"
+
+
+@cache
+def _optimizers() -> dict[str, Any]:
+    """torch's optimizers by their names in small letters, but those that take special weights alone."""
+    found = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if issubclass(kind, torch.optim.Optimizer) and name not in ("optimizer", "sparseadam", "muon")
+    }
+
+
+@cache
+def _arguments(kind: Any, *, own: bool = True) -> tuple[str, ...]:
+    """What an optimizer takes; `own`: without what other fields or the engine say."""
+    names = [name for name in inspect.signature(kind).parameters if name != "params"]
+    elsewhere = ("lr", "weight_decay", "fused", "foreach", "capturable", "differentiable", "maximize")
+    return tuple(name for name in names if not (own and name in elsewhere))
 
 
 class DataInfo(Spec):
@@ -258,6 +334,10 @@ class Comm(Protocol):
         """Mean over the workers, in place; returns the tensor."""
         ...
 
+    def begin_all_reduce(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin the mean over the workers, in place; what is returned waits for it."""
+        ...
+
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, differentiable, for what a loss needs of the whole batch.
 
@@ -287,7 +367,12 @@ class Comm(Protocol):
 
 
 class Batches(Protocol):
-    """Batches as a function of the step alone, so that resuming needs nothing but its number."""
+    """Batches as a function of the step alone, so that resuming needs nothing but its number.
+
+    One that can give everything at once, for an optimizer that takes whole batches, also has
+    `whole(run)`; one whose rows are numbered samples has `samples(step, run)`, so that an error can name
+    them. Both give this worker's share.
+    """
 
     def at(self, step: int, run: Run) -> Any:
         """This worker's share of the batch of `step`."""
@@ -361,7 +446,7 @@ class Run(ABC):
     def descend(
         self,
         optimizer: torch.optim.Optimizer,
-        loss: Terms,
+        loss: Terms | Callable[[], Terms],
         *,
         weights: Mapping[str, float] | None = None,
         clip: float | None = None,
@@ -369,6 +454,8 @@ class Run(ABC):
     ) -> None:
         """One step of that optimizer's parameters, and nothing else's, on the weighted sum of the terms.
 
+        Terms given as a function are computed here, in the run's precision; L-BFGS, which evaluates
+        several times in one step, needs them so.
         Gradients are averaged over the workers, unless the parameters are this worker's own (`local`).
         The terms are logged; a non-finite one stops the run with NonFiniteError naming step, term and
         worker.
@@ -385,14 +472,23 @@ class Run(ABC):
         weights: Mapping[str, float] | None = None,
         keep: Mapping[str, Any] | None = None,
         after: Callable[[int], None] | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         name: str = "fit",
     ) -> None:
         """Descend `loss(model, batch)` for `descent.steps` steps: the one hot loop.
 
+        Every descent of `descent.chain` is a phase of its own: `name`, `name-2`, ... An optimizer that
+        takes whole batches gets `batches.whole(run)`, or what the function gives for the key "whole".
+        `optimizer` makes another than the (first) descent names. Batches are taken in
+        `training.accumulate` pieces, whose gradients add up: the loss must be a mean over the rows.
         `after` is called with the number of steps done after each, in which it may validate, log and
         `stop()`; what it changes is named in `keep` and resumed like the rest of the state.
         A finished phase (`name`) is not repeated: its result is loaded into the model.
         """
+
+    @abstractmethod
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled where the pipeline's `training.compile` says so; `fit` does it itself."""
 
     @abstractmethod
     def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -420,6 +516,8 @@ class Method(Spec, ABC):
 
     requires: ClassVar[type | None] = None  # the protocol that the pipeline's problem must offer
     roles: ClassVar[tuple[str, ...]] = ()  # the datasets that it reads; a property where fields decide
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)  # that it may be trained in; "bfloat16" beside it
+    compiles_on: ClassVar[tuple[str, ...]] = ()  # kinds of device where compiling was measured to pay
 
     @classmethod
     def summary(cls) -> str:
@@ -434,12 +532,13 @@ class Method(Spec, ABC):
         """Refuse a number of workers that the method cannot be shared over. Raises SpecError."""
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, Descent) and value.batch % workers:
-                raise SpecError(
-                    f"method.{name}.batch={value.batch} cannot be shared equally by {workers} workers; "
-                    f"choose a multiple of {workers}, or another number of workers",
-                    mistakes=[f"method.{name}.batch"],
-                )
+            for descent in value.chain if isinstance(value, Descent) else ():
+                if descent.batch % workers:
+                    raise SpecError(
+                        f"method.{name}.batch={descent.batch} cannot be shared equally by {workers} workers; "
+                        f"choose a multiple of {workers}, or another number of workers",
+                        mistakes=[f"method.{name}.batch"],
+                    )
 
     @abstractmethod
     def build(self, info: DataInfo) -> nn.Module:

@@ -31,7 +31,7 @@ from dlde.spec import Spec, override, read_yaml
 from dlde.training import job as jobs
 from dlde.training import launch, tracking
 from dlde.training.job import Job
-from dlde.training.run import Execution, Progress
+from dlde.training.run import Execution, Precision, Progress
 
 
 def _read_recipe(value: Any) -> Any:
@@ -52,6 +52,7 @@ def _read_recipe(value: Any) -> Any:
 class Training(Execution):
     """How the training is executed: besides `Execution`, over how many workers."""
 
+    precision: Precision = "float32"  # "bfloat16" where the method allows it
     workers: PositiveInt | None = None  # Ray Train workers; None: in the calling process
     rollout_workers: NonNegativeInt = 0  # actors that simulate beside it; 0: in the training's process
 
@@ -169,7 +170,13 @@ class Pipeline(Spec):
     @property
     def job(self) -> Job:
         """The mathematics of its training."""
-        return Job(method=self.method, problem=self.problem, data=self.data, seed=self.seed)
+        return Job(
+            method=self.method,
+            problem=self.problem,
+            data=self.data,
+            seed=self.seed,
+            precision=self.training.precision,
+        )
 
     @property
     def model_name(self) -> str:
@@ -232,7 +239,7 @@ class Walk:
         self.watch = watch or Watch()
         self.job = pipeline.job
         self.folder = self.job.folder(root)
-        self.job.check(pipeline.training.workers or 1)
+        self.job.check(pipeline.training.workers or 1, pipeline.training)
 
     def generate(self, *, workers: int = 1) -> list[Stage]:
         """Every dataset of the pipeline, complete; what is there is compared with its digests when read."""
@@ -274,6 +281,7 @@ class Walk:
                             rollout_workers=training.rollout_workers,
                             execution=execution,
                             progress=self.watch.training,
+                            say=self.watch.say,
                             verbose=self.verbose,
                         )
         return self._ended("train", not found, began, {"run": self.job.run})

@@ -29,14 +29,17 @@ END_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def session(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
-    """Ray for a block; one that already runs in this process is used, and left running."""
+def session(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[bool]:
+    """Ray for a block; one that already runs in this process is used, and left running.
+
+    Gives whether it is the block's own.
+    """
     if _ray().is_initialized():
-        yield
+        yield False
         return
     start(num_cpus=num_cpus, verbose=verbose)
     try:
-        yield
+        yield True
     finally:
         stop()
 

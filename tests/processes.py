@@ -36,10 +36,12 @@ def has_rows(root: Path, rows: int) -> bool:
 
 
 @contextmanager
-def started(root: Path, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
+def started(
+    root: Path, *arguments: str, stderr: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[Any]]:
     """A dlde process in a session of its own, so that all it started can be found and ended."""
     process = subprocess.Popen(
-        command(*arguments), env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        command(*arguments), env=environment(root), stdout=subprocess.PIPE, stderr=stderr,
         text=True, start_new_session=True, cwd=root,
     )  # fmt: skip
     try:

@@ -271,11 +271,11 @@ def watching() -> Iterator[Watch]:
         def stage(ended: Stage) -> None:
             bars.console.print(
                 f"[{time.monotonic() - began:6.1f} s] {ended.stage}: {ended.state} in {ended.seconds:.1f} s",
-                highlight=False, markup=False,
+                highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
 
         def aloud(text: str) -> None:
-            bars.console.print(text, highlight=False, markup=False)
+            bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         yield Watch(
             samples=samples,

@@ -203,8 +203,16 @@ class Pairs:
 
     def at(self, step: int, run: Run) -> tuple[Tensor, Tensor]:
         """This worker's share of the batch: inputs and targets (batch / workers, *space, channel)."""
-        chosen = run.share(self.indices(step, run))
+        chosen = self.samples(step, run)
         return self.inputs[chosen], self.targets[chosen]
+
+    def whole(self, run: Run) -> tuple[Tensor, Tensor]:
+        """This worker's share of all pairs."""
+        return run.share(self.inputs), run.share(self.targets)
+
+    def samples(self, step: int, run: Run) -> Tensor:
+        """Numbers of the samples in this worker's share of the batch."""
+        return run.share(self.indices(step, run))
 
     def indices(self, step: int, run: Run) -> Tensor:
         """The whole batch's samples (batch,): a function of the run's seed and the step alone."""

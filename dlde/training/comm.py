@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,10 @@ class Alone:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, in place."""
         return tensor
+
+    def begin_all_reduce(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin the mean over the workers; what is returned waits for it."""
+        return lambda: tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, differentiable."""
@@ -40,16 +46,30 @@ class Alone:
 
 
 class Distributed:
-    """The workers of the process group that is already there (gloo on CPU, NCCL on GPU)."""
+    """The workers of the process group that is already there (gloo on CPU, NCCL on GPU).
+
+    `waits` is entered around whatever waits for others: a watchdog tells by it who hangs.
+    """
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
+        self.waits: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, in place; in gloo's order, so equal on every worker to the bit."""
-        dist.all_reduce(tensor)
-        return tensor.div_(self.size)
+        return self.begin_all_reduce(tensor)()
+
+    def begin_all_reduce(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin the mean over the workers, in place; what is returned waits for it."""
+        work = dist.all_reduce(tensor, async_op=True)
+
+        def wait() -> Tensor:
+            with self.waits():
+                work.wait()
+            return tensor.div_(self.size)
+
+        return wait
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over the workers, differentiable."""
@@ -59,18 +79,21 @@ class Distributed:
     def gather(self, tensor: Tensor) -> Tensor:
         """All workers' tensors, joined along axis 0 in order of rank; on every worker."""
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
+        with self.waits():
+            dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every worker."""
         box = [value]
-        dist.broadcast_object_list(box)
+        with self.waits():
+            dist.broadcast_object_list(box)
         return box[0]
 
     def barrier(self) -> None:
         """Wait for all workers."""
-        dist.barrier()
+        with self.waits():
+            dist.barrier()
 
     def shift(self, tensor: Tensor, by: int, *, like: Tensor | None = None) -> Tensor | None:
         """What worker rank - by sends; None where there is none."""
@@ -80,8 +103,9 @@ class Distributed:
         if 0 <= self.rank - by < self.size:
             received = torch.empty_like(tensor if like is None else like)
             messages.append(dist.P2POp(dist.irecv, received, self.rank - by))
-        for message in dist.batch_isend_irecv(messages) if messages else []:
-            message.wait()
+        with self.waits():
+            for message in dist.batch_isend_irecv(messages) if messages else []:
+                message.wait()
         return received
 
 

@@ -6,13 +6,14 @@ of another training, and the same job started again continues.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -26,12 +27,12 @@ from dlde.datasets.dataset import Dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import SpecError, UnknownNameError, nearest
 from dlde.files import write_json
-from dlde.method import AnyMethod, Comm, DataInfo, Evaluation, RolloutWorkers
+from dlde.method import AnyMethod, Comm, DataInfo, Evaluation, Method, RolloutWorkers
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
 from dlde.spec import Spec, digest_of
 from dlde.training.rollouts import Make
-from dlde.training.run import EngineRun, Execution, Progress
+from dlde.training.run import EngineRun, Execution, Precision, Progress, Supervisor
 
 FORMAT = 1  # of a run's folder; part of its name
 
@@ -43,11 +44,16 @@ class Job(Spec):
     problem: AnyProblem | None = None
     data: dict[str, Recipe] = {}
     seed: Seed = 0
+    precision: Precision = (
+        "float32"  # of the loss and its gradients; weights are kept as the method made them
+    )
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all that changes the result."""
         plain = {key: value for key, value in self.dump().items() if key != "data"}
+        if self.precision == "float32":  # as before there was a choice
+            del plain["precision"]
         data = {role: [recipe.digest, recipe.samples] for role, recipe in self.data.items()}
         return digest_of([FORMAT, plain, data])
 
@@ -60,7 +66,7 @@ class Job(Spec):
         """Where this training lives under the storage root."""
         return root / "runs" / self.run
 
-    def check(self, workers: int) -> None:
+    def check(self, workers: int, execution: Execution | None = None) -> None:
         """Refuse what cannot work, before anything starts. Raises InputError."""
         roles, known = set(self.data), set(self.method.roles)
         if roles != known:
@@ -87,7 +93,19 @@ class Job(Spec):
                 f"({', '.join(sorted(offering))}), got {given}",
                 mistakes=["problem"],
             )
-        self.method.check_workers(workers)
+        if self.precision not in self.method.precisions:
+            raise SpecError(
+                f"method {name!r} is trained in {' or '.join(self.method.precisions)}, not in "
+                f"training.precision={self.precision}",
+                mistakes=["training.precision"],
+            )
+        if execution is not None and execution.compile and not (shutil.which("c++") or shutil.which("g++")):
+            raise SpecError(
+                "training.compile=true needs a C++ compiler (c++ or g++) on the machine, and finds none; "
+                "install one, or leave it out",
+                mistakes=["training.compile"],
+            )
+        self.method.check_workers(workers * (execution.accumulate if execution else 1))
         if not self.data:
             self.method.check(DataInfo(problem=self.problem))
 
@@ -146,15 +164,15 @@ def train(
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
     rollouts: Callable[[Make], RolloutWorkers] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Run the method's `train` to its end, in this process as one of the workers; write the model.
 
-    Continues where an earlier start of the same job was stopped.
+    Continues where an earlier start of the same job was stopped. Raises StoppedError where the
+    supervisor wanted its end.
     """
     began = time.monotonic()
     folder = job.folder(root)
-    if execution.deterministic:
-        torch.use_deterministic_algorithms(True)
     data, info = open_data(job, root)
     job.method.check(info)
     run = EngineRun(
@@ -164,16 +182,39 @@ def train(
         seed=job.seed,
         device=device,
         comm=comm,
-        execution=execution,
+        execution=_decided(execution, job.method, torch.device(device)),
+        precision=job.precision,
         progress=progress,
         rollouts=rollouts,
+        supervisor=supervisor,
     )
-    model = job.method.train(run)
+    with _deterministic(execution.deterministic):
+        model = job.method.train(run)
     run.close()
     if run.rank == 0:
         seconds = max(run.seconds, time.monotonic() - began)  # earlier starts, or work outside phases
         write_json(folder / "execution.json", {**execution_of(folder), "seconds": seconds})
         package.write(folder / "model", job.method, info, model, metrics={}, lineage=lineage(job, info))
+
+
+def _decided(execution: Execution, method: Method, device: torch.device) -> Execution:
+    """Whether to compile, where the pipeline leaves it open."""
+    if execution.compile is not None:
+        return execution
+    return execution.model_copy(update={"compile": device.type in method.compiles_on})
+
+
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """torch refuses operations that add in any order, while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch, read at first use
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def evaluate(

@@ -4,8 +4,10 @@ A run lives in a folder: `checkpoints/<phase>/`, `curves/<phase>.jsonl` (one row
 `once/`. Nothing here knows of Ray or MLflow; both look at the folder from outside.
 
 Losses stay on the device. Every so often (a *sync*: about once a second, at most `SYNC_STEPS` steps
-apart) they are read at once, checked, written to the curve and shown; a checkpoint is taken there
-when it is due. Rank 0 says when the next sync is, so that all workers do it at the same step.
+apart) they set off to the host, to be checked, written to the curve and shown; from a GPU those of the
+sync before arrive meanwhile, so that nobody waits for them. A checkpoint is taken at a sync where it is
+due, after every loss before it was looked at. Rank 0 says when the next sync is and whether the
+training is to stop, so that all workers do it at the same step.
 """
 
 from __future__ import annotations
@@ -13,23 +15,25 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from dlde.errors import NonFiniteError, SpecError, TrainingError
+from dlde.errors import NonFiniteError, SpecError, StoppedError, TrainingError
 from dlde.files import disk_full_named, write_atomically
-from dlde.method import Batches, Comm, DataInfo, Descent, RolloutWorkers, Run, Terms
+from dlde.method import LBFGS, Batches, Comm, DataInfo, Descent, RolloutWorkers, Run, Terms
 from dlde.spec import Spec
 from dlde.training import checkpoint
+from dlde.training.averaging import Averager
 from dlde.training.comm import Alone
 from dlde.training.rollouts import InProcess, Make
 
@@ -40,14 +44,44 @@ if TYPE_CHECKING:
 
 SYNC_STEPS = 50
 SYNC_SECONDS = 1.0
+SAVING = 0.05  # most of the time that checkpoints by the clock may take
+
+SUPERSEDED = "superseded"
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Execution(Spec):
     """How a training is executed; none of it changes the mathematics."""
 
-    checkpoint_seconds: NonNegativeFloat = 10.0  # time between checkpoints
+    checkpoint_seconds: NonNegativeFloat = 10.0  # between checkpoints; more where one takes long to write
     checkpoint_steps: PositiveInt | None = None  # steps between checkpoints, besides
+    checkpoints: PositiveInt = checkpoint.KEPT  # of a phase that are kept
+    checkpoint_bytes: PositiveInt | None = None  # of all that are kept; None: no bound
+    accumulate: PositiveInt = 1  # pieces that a worker's share of a batch is taken in, to save memory
+    compile: bool | None = None  # by torch.compile; None: where it was measured to pay (docs/benchmarks)
     deterministic: bool = False  # refuse operations that are not, on GPU
+    hang_seconds: PositiveFloat = 1800.0  # longest wait for another worker
+    wait_seconds: PositiveFloat = 300.0  # longest wait for a place for all workers
+
+
+class Supervisor:
+    """Whom a run obeys and reports to, here nobody: `training.launch` has those that listen."""
+
+    def wanted_end(self) -> str | None:
+        """Why the run should end now, asked on rank 0 at every sync; None: it should go on."""
+        return None
+
+    def urgent(self) -> bool:
+        """Whether the next sync should come at once; asked at every step of a run with one worker."""
+        return False
+
+    def at(self, step: int) -> None:
+        """The run begins this step."""
+
+    def busy(self, what: str) -> AbstractContextManager[None]:
+        """This worker does something that others wait for."""
+        return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -161,8 +195,10 @@ class EngineRun(Run):
         device: torch.device | str = "cpu",
         comm: Comm | None = None,
         execution: Execution | None = None,
+        precision: Precision = "float32",
         progress: Callable[[Progress], None] | None = None,
         rollouts: Callable[[Make], RolloutWorkers] | None = None,
+        supervisor: Supervisor | None = None,
         pictures: bool = True,
     ) -> None:
         self.folder = folder
@@ -173,11 +209,15 @@ class EngineRun(Run):
         self.comm = comm or Alone()
         self.execution = execution or Execution()
         self.seconds = 0.0  # of all phases so far, earlier starts included
+        self._precision = precision
         self._progress = progress or (lambda progress: None)
         self._rollouts = rollouts or InProcess
+        self._supervisor = supervisor or Supervisor()
         self._pictures = pictures
         self._phase: _Phase | None = None
         self._names: set[str] = set()
+        self._last = 0  # steps of the phase that ended last
+        self._averagers: dict[int, tuple[torch.optim.Optimizer, Averager]] = {}  # by the optimizer's id
         torch.manual_seed(self._seed_of("initialisation"))
 
     def generator(self, *keys: str | int) -> torch.Generator:
@@ -198,19 +238,13 @@ class EngineRun(Run):
     def steps(
         self, n: int, *, state: State, name: str = "steps", seconds: float | None = None
     ) -> Iterator[int]:
-        self._enter(name)
-        phase = _Phase(self, name, n, state, seconds)
-        step = phase.resume()
-        self._phase = phase
-        while step < n and not phase.finished:
-            self._reseed("step", name, step, self.rank)
-            yield step
-            step += 1
-            phase.end_of_step(step)
-        phase.finish(step)
-        self._reseed("after", name)  # found or trained: what is drawn next is the same
-        self.seconds += phase.elapsed
-        self._phase = None
+        if self.execution.accumulate > 1:
+            raise SpecError(
+                f"training.accumulate={self.execution.accumulate}: this method writes its own loop "
+                f"({name!r}), whose batches are not taken in pieces; leave it out",
+                mistakes=["training.accumulate"],
+            )
+        return self._steps(n, state, name, seconds)
 
     def stop(self) -> None:
         self._current("stop").finished = True
@@ -218,25 +252,14 @@ class EngineRun(Run):
     def descend(
         self,
         optimizer: torch.optim.Optimizer,
-        loss: Terms,
+        loss: Terms | Callable[[], Terms],
         *,
         weights: Mapping[str, float] | None = None,
         clip: float | None = None,
         local: bool = False,
     ) -> None:
-        phase = self._current("descend")
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        weights = weights or {}
-        total = torch.stack([term * weights.get(name, 1.0) for name, term in loss.items()]).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
-        terms = torch.stack([term.detach().float() for term in loss.values()])
-        phase.record_local(tuple(loss), terms)
-        terms = self._average([] if local else parameters, terms)
-        if clip is not None:
-            nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
-        phase.record(tuple(loss), terms)
+        parts = [loss if callable(loss) else lambda: loss]
+        self._descend(optimizer, parts, weights or {}, clip, local)
 
     def fit(
         self,
@@ -248,34 +271,47 @@ class EngineRun(Run):
         weights: Mapping[str, float] | None = None,
         keep: Mapping[str, Any] | None = None,
         after: Callable[[int], None] | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         name: str = "fit",
     ) -> None:
         model.to(self.device).train()
-        optimizer = descent.optimizer_of(model.parameters())
-        average = Average(model, descent.average) if descent.average is not None else None
-        kept = {**(keep or {}), **({"average": average} if average else {})}
-        state = self.state(model=model, optimizer=optimizer, **kept)
-        for step in self.steps(descent.steps, state=state, name=name, seconds=descent.seconds):
-            descent.set_rate(optimizer, step)
-            batch = (
-                self._shared(batches(self.generator(name, step)))
-                if callable(batches)
-                else batches.at(step, self)
+        loss = self.compiled(loss)
+        done = 0
+        for number, one in enumerate(descent.chain, start=1):
+            phase = name if number == 1 else f"{name}-{number}"
+            make = optimizer if optimizer is not None and number == 1 else one.optimizer_of
+            used = make(model.parameters())
+            average = Average(model, one.average) if one.average is not None else None
+            kept = {**(keep or {}), **({"average": average} if average else {})}
+            state = self.state(model=model, optimizer=used, **kept)
+            draw = self._whole(batches, phase) if one.whole else self._draw(batches, phase)
+            samples = (
+                None if one.whole or not hasattr(batches, "samples") else partial(_samples, batches, self)
             )
-            self.descend(optimizer, loss(model, batch), weights=weights, clip=descent.clip)
+            for step in self._steps(one.steps, state, phase, one.seconds, samples):
+                if optimizer is None or number > 1:
+                    one.set_rate(used, step)
+                pieces = _pieces(draw(step), self.execution.accumulate)
+                parts = [partial(loss, model, piece) for piece in pieces]
+                self._descend(used, parts, weights or {}, one.clip)
+                if average:
+                    average.update()
+                if after:
+                    after(done + step + 1)
+                    model.train()
             if average:
-                average.update()
-            if after:
-                after(step + 1)
-                model.train()
-        if average:
-            average.into_model()
+                average.into_model()
+            done += self._last  # fewer than planned where it was stopped
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function) if self.execution.compile else function
 
     def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         path = self.folder / "once" / f"{name}.safetensors"
         if self.rank == 0 and not path.exists():
-            made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
-            write_atomically(path, to_bytes(made))
+            with self._supervisor.busy(name):
+                made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
+                write_atomically(path, to_bytes(made))
         self.comm.barrier()
         tensors: dict[str, Tensor] = load_file(path, device=str(self.device))
         return tensors
@@ -297,6 +333,127 @@ class EngineRun(Run):
     def close(self) -> None:
         """The method has returned. Raises TrainingError where it left a loop by `break`."""
         self._enter("")
+
+    def _steps(
+        self,
+        n: int,
+        state: State,
+        name: str,
+        seconds: float | None,
+        samples: Callable[[int], Tensor] | None = None,
+    ) -> Iterator[int]:
+        self._enter(name)
+        phase = _Phase(self, name, n, state, seconds)
+        phase.samples = samples
+        step = phase.resume()
+        self._phase = phase
+        while step < n and not phase.finished:
+            self._supervisor.at(step)
+            self._reseed("step", name, step, self.rank)
+            yield step
+            step += 1
+            phase.end_of_step(step)
+        phase.finish(step)
+        self._reseed("after", name)  # found or trained: what is drawn next is the same
+        self.seconds += phase.elapsed
+        self._phase, self._last = None, step
+
+    def _draw(self, batches: Batches | Callable[[torch.Generator], Any], phase: str) -> Callable[[int], Any]:
+        """This worker's share of a step's batch."""
+        if callable(batches):
+            return lambda step: self._shared(batches(self.generator(phase, step)))
+        return lambda step: batches.at(step, self)
+
+    def _whole(self, batches: Batches | Callable[[torch.Generator], Any], phase: str) -> Callable[[int], Any]:
+        """This worker's share of the one batch that every step takes."""
+        if callable(batches):
+            whole = self._shared(batches(self.generator(phase, "whole")))
+        elif hasattr(batches, "whole"):
+            whole = batches.whole(self)
+        else:
+            raise SpecError(
+                f"optimizer {LBFGS!r} takes whole batches, which {type(batches).__name__} does not offer "
+                "(`whole`); choose another optimizer",
+                mistakes=["descent.optimizer"],
+            )
+        return lambda step: whole
+
+    def _descend(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parts: Sequence[Callable[[], Terms]],
+        weights: Mapping[str, float],
+        clip: float | None,
+        local: bool = False,
+    ) -> None:
+        """One step on the mean of the parts' terms; what is logged are those that the step began with."""
+        phase = self._current("descend")
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        evaluations = 0
+
+        def gradients() -> Tensor:
+            nonlocal evaluations
+            optimizer.zero_grad(set_to_none=True)
+            names, own, averaged = self._gradients(optimizer, parameters, parts, weights, local)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            if not evaluations:
+                phase.record_local(names, own[:-1])
+                phase.record(names, averaged[:-1].float())
+            evaluations += 1
+            return averaged[-1]
+
+        if isinstance(optimizer, torch.optim.LBFGS):
+            optimizer.step(gradients)  # type: ignore[no-untyped-call]
+        else:
+            gradients()
+            optimizer.step()
+
+    def _gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        parts: Sequence[Callable[[], Terms]],
+        weights: Mapping[str, float],
+        local: bool,
+    ) -> tuple[tuple[str, ...], Tensor, Tensor]:
+        """Names of the terms; (terms, weighted sum) of this worker, and as averaged like the gradients."""
+        sums: Tensor | None = None
+        for number, part in enumerate(parts, start=1):
+            with self._autocast():
+                terms = part()
+            total = torch.stack([term * weights.get(name, 1.0) for name, term in terms.items()]).sum()
+            if len(parts) > 1:
+                total = total / len(parts)
+            values = torch.stack(
+                [*(t.detach().to(total.dtype) / len(parts) for t in terms.values()), total.detach()]
+            )
+            sums = values if sums is None else sums + values
+            if number == len(parts) and self.world_size > 1 and not local:
+                averager = self._averager(optimizer, parameters, len(sums))
+                averager.begin(sums)
+            total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        assert sums is not None
+        if self.world_size == 1:
+            return tuple(terms), sums, sums
+        averaged = self.comm.all_reduce(sums.clone()) if local else averager.end().to(sums.dtype)
+        return tuple(terms), sums, averaged
+
+    def _averager(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], extra: int
+    ) -> Averager:
+        _, known = self._averagers.get(id(optimizer), (None, None))
+        if known is None or not known.fits(parameters, extra):
+            if known is not None:
+                known.close()
+            known = Averager(parameters, self.comm, extra=extra)
+            self._averagers[id(optimizer)] = optimizer, known
+        return known
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _enter(self, name: str) -> None:
         if self._phase is not None:
@@ -331,18 +488,68 @@ class EngineRun(Run):
             return {key: self._shared(value) for key, value in batch.items()}
         return type(batch)(self._shared(value) for value in batch)
 
-    def _average(self, parameters: list[nn.Parameter], terms: Tensor) -> Tensor:
-        """Mean over the workers of gradients (in place) and of the terms, in one message."""
-        if self.world_size == 1:
-            return terms
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        dtype = gradients[0].dtype if gradients else terms.dtype
-        flat = torch.cat([*(g.reshape(-1) for g in gradients), terms.to(dtype)])
-        self.comm.all_reduce(flat)
-        *pieces, averaged = torch.split(flat, [*(g.numel() for g in gradients), len(terms)])
-        if gradients:
-            torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
-        return averaged.float()
+
+def _samples(batches: Any, run: Run, step: int) -> Tensor:
+    numbers: Tensor = batches.samples(step, run)
+    return numbers
+
+
+def _pieces(batch: Any, count: int) -> list[Any]:
+    """A batch in `count` pieces of equally many rows."""
+    if count == 1:
+        return [batch]
+    if isinstance(batch, Tensor):
+        if len(batch) % count:
+            raise SpecError(
+                f"training.accumulate={count}: a worker's share of {len(batch)} rows cannot be taken in "
+                f"{count} equal pieces; choose a divisor of {len(batch)}",
+                mistakes=["training.accumulate"],
+            )
+        return list(batch.chunk(count))
+    if isinstance(batch, Mapping):
+        columns = {key: _pieces(value, count) for key, value in batch.items()}
+        return [{key: column[number] for key, column in columns.items()} for number in range(count)]
+    entries = [_pieces(value, count) for value in batch]
+    return [type(batch)(entry[number] for entry in entries) for number in range(count)]
+
+
+class _Reading:
+    """Losses of consecutive steps on their way to the host."""
+
+    def __init__(
+        self,
+        steps: list[tuple[int, float, dict[tuple[str, ...], Tensor]]],
+        local: list[tuple[tuple[str, ...], Tensor]],
+    ) -> None:
+        self.steps, self.local = steps, local
+        pieces = [values for _, _, row in steps for values in row.values()]
+        flat = torch.cat(pieces) if pieces else torch.empty(0)
+        self._arrived: torch.cuda.Event | None = None
+        if flat.is_cuda:
+            self._host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+            self._host.copy_(flat, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+        else:
+            self._host = flat
+
+    @property
+    def instant(self) -> bool:
+        """Whether reading needs no waiting."""
+        return self._arrived is None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a step: {step, seconds, term: value}."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        numbers = iter(self._host.tolist())
+        rows = []
+        for step, seconds, row in self.steps:
+            plain: dict[str, Any] = {"step": step, "seconds": round(seconds, 6)}
+            for names in row:
+                plain.update((name, next(numbers)) for name in names)
+            rows.append(plain)
+        return rows
 
 
 class _Phase:
@@ -362,6 +569,9 @@ class _Phase:
         self.row: dict[tuple[str, ...], Tensor] = {}
         self.unread: list[tuple[int, float, dict[tuple[str, ...], Tensor]]] = []
         self.local: list[tuple[tuple[str, ...], Tensor]] = []
+        self.readings: list[_Reading] = []
+        self.samples: Callable[[int], Tensor] | None = None  # numbers of those that a step takes
+        self.saving = 0.0  # seconds that the last checkpoint took
 
     @property
     def elapsed(self) -> float:
@@ -400,7 +610,13 @@ class _Phase:
         """`step` steps are done: keep the losses; at a sync read, check, write and maybe save."""
         self.unread.append((step, self.before + self.elapsed, self.row))
         self.row = {}
-        if step >= self.next_sync or step == self.steps or self.finished:
+        alone = self.run.world_size == 1
+        if (
+            step >= self.next_sync
+            or step == self.steps
+            or self.finished
+            or (alone and self.run._supervisor.urgent())
+        ):
             self._sync(step)
 
     def finish(self, step: int) -> None:
@@ -410,11 +626,12 @@ class _Phase:
             self._save(step, finished=True)
 
     def _sync(self, step: int) -> None:
-        rows = self._read()
+        self.readings.append(_Reading(self.unread, self.local))
+        self.unread, self.local = [], []
         now = time.monotonic()
         rate = (step - self.synced_step) / max(now - self.synced_at, 1e-9)
         execution = self.run.execution
-        due = now - self.saved_at >= execution.checkpoint_seconds or (
+        due = now - self.saved_at >= max(execution.checkpoint_seconds, self.saving / SAVING) or (
             execution.checkpoint_steps is not None
             and step // execution.checkpoint_steps > self.saved_step // execution.checkpoint_steps
         )
@@ -425,51 +642,71 @@ class _Phase:
             left = self.limit - self.elapsed
             distance = max(1, min(distance, int(rate * left * 0.5)))
         late = self.limit is not None and self.elapsed >= self.limit
-        due, distance, late = self.run.comm.broadcast((due, distance, late))
+        end = self.run._supervisor.wanted_end() if self.run.rank == 0 else None
+        due, distance, late, end = self.run.comm.broadcast((due, distance, late, end))
         self.finished = self.finished or late
         self.next_sync = step + distance
         self.synced_at, self.synced_step = now, step
+        over = step == self.steps or self.finished
+        rows = self._arrived(all_of_them=due or over or end is not None)
         if self.run.rank == 0 and rows:
             with disk_full_named(self.curve), self.curve.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
             terms = {key: value for key, value in rows[-1].items() if key not in ("step", "seconds")}
             self.run._progress(Progress(self.name, step, self.steps, terms, rate))
-        if due and step < self.steps and not self.finished:
+        if end is not None:
+            if end == SUPERSEDED:
+                raise StoppedError("another start of this run has taken over", superseded=True)
+            self._save(step, finished=over)
+            raise StoppedError(
+                f"stopped ({end}) in phase {self.name!r} at step {step} of {self.steps}, which is saved; the "
+                "same command again goes on from there",
+                step=step,
+            )
+        if due and not over:
             self._save(step, finished=False)
 
-    def _read(self) -> list[dict[str, Any]]:
-        """The unread losses as plain rows: one read from the device. Raises NonFiniteError."""
-        if not self.unread:
-            return []
-        flat = torch.cat([values for _, _, row in self.unread for values in row.values()] or [torch.empty(0)])
-        numbers = iter(flat.tolist())
+    def _arrived(self, *, all_of_them: bool) -> list[dict[str, Any]]:
+        """The losses that have reached the host, as plain rows. Raises NonFiniteError."""
+        waiting = 0 if all_of_them or self.readings[-1].instant else 1
         rows = []
-        for step, seconds, row in self.unread:
-            plain: dict[str, Any] = {"step": step, "seconds": round(seconds, 6)}
-            for names in row:
-                plain.update((name, next(numbers)) for name in names)
-            rows.append(plain)
-        if not bool(torch.isfinite(flat).all()):
-            self._refuse_non_finite(rows)
-        self.unread, self.local = [], []
+        while len(self.readings) > waiting:
+            reading = self.readings.pop(0)
+            some = reading.rows()
+            if not all(_finite(value) for row in some for value in row.values()):
+                self._refuse_non_finite(some, reading.local)
+            rows += some
         return rows
 
-    def _refuse_non_finite(self, rows: list[dict[str, Any]]) -> None:
+    def _refuse_non_finite(
+        self, rows: list[dict[str, Any]], local: list[tuple[tuple[str, ...], Tensor]]
+    ) -> None:
         first = next(r for r in rows if not all(map(_finite, r.values())))
         term = next(name for name, value in first.items() if not _finite(value))
-        local = torch.cat([~torch.isfinite(values) for _, values in self.local] or [torch.zeros(1)])
-        bad = self.run.comm.gather(local.any().float().reshape(1).to(self.run.device))
+        flags = torch.cat([~torch.isfinite(values) for _, values in local] or [torch.zeros(1)])
+        bad = self.run.comm.gather(flags.any().float().reshape(1).to(self.run.device))
         workers = torch.nonzero(bad).flatten().tolist()
+        samples = self._samples(first["step"] - 1, workers)
+        named = f"; its samples are {_shortened(samples)}" if samples else ""
         raise NonFiniteError(
             f"phase {self.name!r}, step {first['step']}: the loss term {term!r} is {first[term]} "
-            f"(worker {', '.join(map(str, workers)) or 'none alone: the average'}). No state after it was "
-            "saved. Lower the learning rate or clip the gradient (method.descent.rate, method.descent.clip), "
-            "or look at the data",
+            f"(worker {', '.join(map(str, workers)) or 'none alone: the average'}{named}). No state after it "
+            "was saved. Lower the learning rate or clip the gradient (method.descent.rate, "
+            "method.descent.clip), or look at the data",
             phase=self.name,
             step=first["step"],
             term=term,
             workers=workers,
+            samples=samples,
         )
+
+    def _samples(self, step: int, workers: list[int]) -> list[int]:
+        """Numbers of the samples that these workers (none: all) took at a step (from 0), where known."""
+        if self.samples is None:
+            return []
+        shares = self.run.comm.gather(self.samples(step).to(self.run.device).unsqueeze(0))
+        chosen: list[int] = (shares[workers] if workers else shares).flatten().tolist()
+        return chosen
 
     def _save(self, step: int, *, finished: bool) -> None:
         """A state that is not finite is never saved."""
@@ -487,8 +724,22 @@ class _Phase:
                     step=step,
                 )
         if self.run.rank == 0:
-            checkpoint.save(self.folder, step, content)
+            began = time.monotonic()
+            execution = self.run.execution
+            checkpoint.save(
+                self.folder,
+                step,
+                content,
+                kept=execution.checkpoints,
+                most_bytes=execution.checkpoint_bytes,
+            )
+            self.saving = time.monotonic() - began
         self.saved_at, self.saved_step, self.finished = time.monotonic(), step, finished
+
+
+def _shortened(numbers: Sequence[int], shown: int = 10) -> str:
+    text = ", ".join(map(str, numbers[:shown]))
+    return text if len(numbers) <= shown else f"{text} and {len(numbers) - shown} more"
 
 
 def _tensors(place: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -11,10 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from dlde.method import DataInfo, Descent, Terms
+from dlde.training import averaging
 from dlde.training.comm import Alone, Distributed
 from dlde.training.run import EngineRun, Execution
 
 DESCENT = Descent(steps=60, batch=8, rate=1e-2, schedule="cosine", warmup=0.1)
+SETTINGS: dict[str, dict[str, object]] = {
+    "fit": {},
+    "buckets": {},
+    "accumulated": {"execution": Execution(accumulate=2)},
+    "chain": {
+        "descent": Descent(
+            steps=20, batch=8, rate=1e-2, then=Descent(steps=6, optimizer="lbfgs", options={"max_iter": 3})
+        )
+    },
+}
 WEIGHTS = torch.linspace(-1, 1, 12).reshape(4, 3)
 
 
@@ -36,11 +47,11 @@ def run_in(folder: Path, **settings: object) -> EngineRun:
     return EngineRun(folder, DataInfo(), {}, seed=3, **settings)  # type: ignore[arg-type]
 
 
-def fit(folder: Path, **settings: object) -> nn.Module:
+def fit(folder: Path, descent: Descent = DESCENT, **settings: object) -> nn.Module:
     """Train the network to the end; returns it."""
     run = run_in(folder, **settings)
     model = network()
-    run.fit(model, batch, loss, DESCENT)
+    run.fit(model, batch, loss, descent)
     run.close()
     return model
 
@@ -88,8 +99,10 @@ def worker(rank: int, size: int, folder: str, port: int, task: str) -> None:
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
         comm = Distributed()
-        if task == "fit":
-            model = fit(Path(folder), comm=comm)
+        if task in SETTINGS:
+            if task == "buckets":
+                averaging.BUCKET_BYTES = 64  # several messages for these few weights
+            model = fit(Path(folder), comm=comm, **SETTINGS[task])  # type: ignore[arg-type]
             if rank == 0:
                 torch.save(model.state_dict(), Path(folder) / "result.pt")
         elif task == "by_hand":

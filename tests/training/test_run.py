@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,16 +12,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
 
 from dlde.errors import NonFiniteError, SpecError, TrainingError
-from dlde.method import Descent
+from dlde.method import Descent, Run, _optimizers
 from dlde.training import checkpoint
 from dlde.training import job as jobs
-from dlde.training.run import Execution, Progress
+from dlde.training import run as training_run
+from dlde.training.run import Execution, Progress, _Reading
 from tests.training import loops
 
 
@@ -205,7 +208,7 @@ def test_batch_that_workers_cannot_share_is_refused() -> None:
         method.check_workers(3)
 
 
-@pytest.mark.parametrize("task", ["fit", "by_hand"])
+@pytest.mark.parametrize("task", [*loops.SETTINGS, "by_hand"])
 def test_two_workers_do_the_mathematics_of_one(tmp_path: Path, task: str) -> None:
     """Averages over halves differ from the average over the whole by rounding: 1e-5 after 60 steps."""
     with socket.socket() as probe:
@@ -215,8 +218,8 @@ def test_two_workers_do_the_mathematics_of_one(tmp_path: Path, task: str) -> Non
     mp.spawn(loops.worker, (2, str(tmp_path / "two"), port, task), nprocs=2)
     two = torch.load(tmp_path / "two" / "result.pt", weights_only=True)
     one = (
-        loops.fit(tmp_path / "one").state_dict()
-        if task == "fit"
+        loops.fit(tmp_path / "one", **loops.SETTINGS[task]).state_dict()  # type: ignore[arg-type]
+        if task in loops.SETTINGS
         else loops.by_hand(loops.run_in(tmp_path / "one"))
     )
     for name, value in one.items():
@@ -317,3 +320,174 @@ def test_a_state_that_is_not_finite_is_found_in_lists_and_complex_numbers(tmp_pa
 
     with pytest.raises(NonFiniteError, match=r"state\.spectrum\[0\] is not finite"):
         poison()
+
+
+def test_any_optimizer_of_torch_moves_the_weights(tmp_path: Path) -> None:
+    for name in _optimizers():
+        descent = Descent(steps=3, batch=8, optimizer=name, rate=1e-2)
+        model = loops.fit(tmp_path / name, descent)
+        assert not same(model, loops.fit(tmp_path / "none", Descent(steps=1, batch=8, rate=1e-12))), name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"optimizer": "adm"}, "unknown optimizer 'adm'; did you mean 'adam'"),
+        (
+            {"optimizer": "sgd", "options": {"momentun": 0.9}},
+            "has no option 'momentun'; did you mean 'momentum'",
+        ),
+        ({"optimizer": "adam", "options": {"betas": [2.0, 0.9]}}, "refuses its options: Invalid beta"),
+        ({"optimizer": "rprop", "weight_decay": 0.1}, "knows no weight_decay"),
+        ({"optimizer": "lbfgs", "clip": 1.0}, "mislead the line search"),
+        ({"schedule": "cosine", "seconds": 1.0}, "budget of seconds cuts anywhere"),
+    ],
+)
+def test_a_descent_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        Descent.parse({"steps": 3, **wrong}, source="test")
+
+
+def test_options_reach_the_optimizer_and_a_factory_replaces_it(tmp_path: Path) -> None:
+    descent = Descent(steps=3, batch=8, optimizer="sgd", rate=1e-2, options={"momentum": 0.9})
+    plain = descent.model_copy(update={"options": {}})
+    with_momentum = loops.fit(tmp_path / "a", descent)
+    run, model = loops.run_in(tmp_path / "b"), loops.network()
+    run.fit(
+        model, loops.batch, loops.loss, plain,
+        optimizer=lambda weights: torch.optim.SGD(weights, 1e-2, momentum=0.9, fused=True),
+    )  # fmt: skip
+    assert same(with_momentum, model)
+    assert not same(with_momentum, loops.fit(tmp_path / "c", plain))
+
+
+def test_lbfgs_minimises_a_quadratic_exactly(tmp_path: Path) -> None:
+    matrix = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    right = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+
+    def loss(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = model.weight[0]
+        return {"energy": 0.5 * x @ matrix @ x - right @ x}
+
+    tolerances = {"tolerance_grad": 1e-14, "tolerance_change": 1e-18}
+    descent = Descent(steps=3, batch=1, optimizer="lbfgs", options={"max_iter": 10, **tolerances})
+    loops.run_in(tmp_path).fit(model, lambda generator: torch.zeros(1), loss, descent)
+    torch.testing.assert_close(
+        model.weight.detach()[0], torch.linalg.solve(matrix, right), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("killed_after", [10, 30])
+def test_a_chain_resumes_to_the_bit_in_both_of_its_descents(tmp_path: Path, killed_after: int) -> None:
+    descent = loops.SETTINGS["chain"]["descent"]
+    assert isinstance(descent, Descent)
+    undisturbed = loops.fit(tmp_path / "a", descent)
+    run, model, calls = (
+        loops.run_in(tmp_path / "b", execution=Execution(checkpoint_steps=2)),
+        loops.network(),
+        [],
+    )
+
+    def dying(model: nn.Module, pair: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) > killed_after:
+            raise KeyboardInterrupt
+        return dict(loops.loss(model, pair))
+
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(model, loops.batch, dying, descent)
+    assert same(undisturbed, loops.fit(tmp_path / "b", descent))
+    for phase in ("fit", "fit-2"):
+        assert losses(tmp_path / "a", phase) == losses(tmp_path / "b", phase)
+    rows = losses(tmp_path / "a", "fit-2")
+    assert rows[-1]["fit"] < 0.5 * rows[0]["fit"]
+
+
+def test_pieces_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
+    whole = loops.fit(tmp_path / "a")
+    pieces = loops.fit(tmp_path / "b", execution=Execution(accumulate=4))
+    for first, second in zip(whole.parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        SpecError, match=r"accumulate=3: a worker's share of 8 rows cannot be taken in 3 equal"
+    ):
+        loops.fit(tmp_path / "c", execution=Execution(accumulate=3))
+    with pytest.raises(SpecError, match="this method writes its own loop"):
+        loops.by_hand(loops.run_in(tmp_path / "d", execution=Execution(accumulate=2)))
+
+
+def test_bfloat16_follows_float32_and_leaves_the_weights_as_they_were_made(tmp_path: Path) -> None:
+    exact = loops.fit(tmp_path / "a")
+    rounded = loops.fit(tmp_path / "b", precision="bfloat16")
+    assert all(p.dtype == torch.float32 for p in rounded.parameters())
+    assert not same(exact, rounded)
+    last = [np.mean([row["fit"] for row in losses(tmp_path / name)[-10:]]) for name in ("a", "b")]
+    assert last[1] == pytest.approx(last[0], rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(tmp_path: Path) -> None:
+    class Numbered:
+        def samples(self, step: int, run: Run) -> torch.Tensor:
+            return torch.tensor([3 * step, 3 * step + 1])
+
+        def at(self, step: int, run: Run) -> torch.Tensor:
+            return torch.full((2, 4), float("nan") if step == 5 else 1.0)
+
+    run = loops.run_in(tmp_path)
+    with pytest.raises(NonFiniteError, match=r"step 6: .*worker 0; its samples are 15, 16\)"):
+        run.fit(loops.network(), Numbered(), lambda m, x: {"a": m(x).square().mean()}, loops.DESCENT)
+
+
+def test_losses_that_arrive_late_are_all_written_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a GPU, where the losses of one sync are read at the next."""
+    prompt = loops.fit(tmp_path / "a", execution=Execution(checkpoint_steps=25))
+    monkeypatch.setattr(_Reading, "instant", False)
+    monkeypatch.setattr(training_run, "SYNC_STEPS", 7)
+    late = loops.fit(tmp_path / "b", execution=Execution(checkpoint_steps=25))
+    assert same(prompt, late)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    calls = []
+
+    def poisoned(model: nn.Module, pair: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        return {"fit": loops.loss(model, pair)["fit"] * (float("nan") if len(calls) == 12 else 1.0)}
+
+    run = loops.run_in(tmp_path / "c", execution=Execution(checkpoint_seconds=1e9))
+    with pytest.raises(NonFiniteError, match="step 12"):
+        run.fit(loops.network(), loops.batch, poisoned, loops.DESCENT)
+    assert len(calls) <= 12 + 2 * 7
+
+
+def test_checkpoints_are_bounded_in_number_and_bytes(tmp_path: Path) -> None:
+    loops.fit(tmp_path / "a", execution=Execution(checkpoint_steps=5, checkpoints=4))
+    paths = sorted((tmp_path / "a" / "checkpoints" / "fit").iterdir())
+    assert len(paths) == 4
+    size = max(path.stat().st_size for path in paths)
+    loops.fit(
+        tmp_path / "b",
+        execution=Execution(checkpoint_steps=5, checkpoints=4, checkpoint_bytes=2 * size + size // 2),
+    )
+    kept = list((tmp_path / "b" / "checkpoints" / "fit").iterdir())
+    assert len(kept) == 2
+    assert sum(path.stat().st_size for path in kept) <= 2 * size + size // 2
+    with pytest.raises(TrainingError, match=r"takes \d+ bytes, but training\.checkpoint_bytes allows 100"):
+        loops.fit(tmp_path / "c", execution=Execution(checkpoint_steps=5, checkpoint_bytes=100))
+
+
+@pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler"
+)
+def test_a_compiled_loss_is_the_same_loss(tmp_path: Path) -> None:
+    plain = loops.fit(tmp_path / "a")
+    compiled = loops.fit(tmp_path / "b", execution=Execution(compile=True))
+    for first, second in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+
+
+def test_deterministic_refuses_for_the_time_of_the_training_only(tmp_path: Path) -> None:
+    with jobs._deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
