@@ -53,6 +53,10 @@ class StoreMismatchError(InputError):
     """The store at the target path belongs to another recipe (`expected`, `found`)."""
 
 
+class RunningError(InputError):
+    """Another process works on the same run, dataset or search."""
+
+
 class PortInUseError(InputError):
     """The port to listen on is taken."""
 

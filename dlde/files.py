@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dlde.errors import InputError, StorageFullError, UnknownNameError, nearest
+from dlde.errors import RunningError, StorageFullError, UnknownNameError, nearest
 
 Folder = Literal["data", "pipelines"]
 
@@ -79,7 +79,7 @@ def sha256_of(path: Path) -> str:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder` for this process alone; the lock goes with the process, however it ends.
 
-    Raises InputError where another process holds it.
+    Raises RunningError where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
@@ -87,7 +87,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InputError(
+            raise RunningError(
                 f"{what} is being worked on by process {file.read().strip() or '?'}; "
                 "wait for it, or end it, then run the same command again",
                 folder=str(folder),

@@ -237,6 +237,15 @@ class Operation(Spec):
     inputs: dict[str, ArraySpec] = {}
     options: dict[str, Option] = {}
     outputs: dict[str, ArraySpec]
+    # Whether every entry of the first dimension has an answer of its own, so that many may be asked in
+    # parts; False where they are answered together, as the nodes of a graph.
+    independent: bool = True
+
+    @property
+    def rows(self) -> str | None:
+        """The dimension along which a question may be divided, None where it may not."""
+        first = {spec.dims[0].name for spec in (*self.inputs.values(), *self.outputs.values()) if spec.dims}
+        return first.pop() if self.independent and self.inputs and len(first) == 1 else None
 
     def chosen(self, given: Mapping[str, Any] | None) -> dict[str, int | float]:
         """Every option's value, the defaults filled in. Raises InputError with every mistake."""

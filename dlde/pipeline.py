@@ -15,14 +15,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from dlde.claims import Claim
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, DataError, InputError, SpecError, UnknownNameError, nearest
-from dlde.files import beside, find_yaml, locked
+from dlde.files import beside, find_yaml, locked, write_atomically
 from dlde.method import AnyMethod
 from dlde.problem import AnyProblem, Seed
 from dlde.registry import package
@@ -116,6 +125,76 @@ class Study(Spec):
         return self
 
 
+class Range(Spec):
+    """Where a search looks for one field: exactly one of these."""
+
+    choice: tuple[Any, ...] = ()
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = None  # both ends included
+    log_integer: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
+        if given[0] != "choice":
+            low, high = getattr(self, given[0])
+            if not low < high or (given[0].startswith("log") and low <= 0):
+                raise ValueError(
+                    f"{given[0]}: expected [low, high] with {'0 < ' * given[0].startswith('log')}low < high"
+                )
+        return self
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Every choice, or the two ends: what must be valid for the rest to be."""
+        return self.choice or next(
+            ends
+            for name in ("uniform", "log_uniform", "integer", "log_integer")
+            if (ends := getattr(self, name))
+        )
+
+
+class Search(Spec):
+    """What `dlde tune` looks for: fields of the pipeline, by dotted path, that make a metric best.
+
+    `metric` is a logged value, such as a loss term or what a method validates by, or "test/NAME" of the
+    evaluation. What is chosen on the test data is measured too well on them: say so, or hold some back.
+    """
+
+    space: dict[str, Range]
+    metric: str
+    mode: Literal["min", "max"] = "min"
+    trials: PositiveInt = 20  # of "grid" all points, whatever stands here; of "pbt" the population
+    algorithm: Literal["tpe", "random", "grid", "pbt"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"  # whether bad trials end early; not with "pbt"
+    grace: PositiveInt = 100  # steps that no trial ends before
+    reduction: Annotated[int, Field(ge=2)] = 3  # of so many trials the best goes on
+    perturb: PositiveInt = 100  # steps between two looks at the others, of "pbt"
+    cpus: PositiveFloat = 1.0  # of a trial
+    gpus: NonNegativeFloat = 0.0  # of a trial; fractions share one
+    workers: PositiveInt | None = None  # Ray Train workers of a trial; None: it is one process
+    concurrent: PositiveInt | None = None  # trials at a time; None: as many as there is room for
+    keep: PositiveInt = 3  # best trials that keep their models
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.space:
+            raise ValueError("space: name at least one field")
+        if self.metric.startswith("test/") and (self.algorithm == "pbt" or self.scheduler == "asha"):
+            raise ValueError(
+                f"metric {self.metric!r} is known only when a trial has ended; use scheduler: none with "
+                "another algorithm than pbt, or a metric that is logged while training"
+            )
+        for name, where in self.space.items():
+            if self.algorithm == "grid" and not where.choice:
+                raise ValueError(f"space.{name}: algorithm grid needs a choice of values")
+        return self
+
+
 class Registration(Spec):
     """Under which name a trained model is registered, and the alias that it takes."""
 
@@ -134,6 +213,7 @@ class Pipeline(Spec):
     seed: Seed = 0
     training: Training = Training()
     study: Study | None = None
+    search: Search | None = None
     registration: Registration = Registration()
 
     @classmethod
@@ -166,6 +246,20 @@ class Pipeline(Spec):
         pipeline = cls.parse(raw, source=path.name)
         pipeline.claim_checked()
         return pipeline
+
+    def with_fields(self, fields: Mapping[str, Any], *, source: str) -> Self:
+        """This pipeline with fields replaced, by dotted path. Raises SpecError for one that is not there."""
+        plain = self.dump()
+        for path in fields:
+            place: Any = plain
+            for step in path.split("."):
+                if not isinstance(place, Mapping) or step not in place:
+                    known = place if isinstance(place, Mapping) else ()
+                    raise SpecError(
+                        f"{source}: no field {path!r}; at {step!r}: {nearest(step, known)}", mistakes=[path]
+                    )
+                place = place[step]
+        return self.parse(override(plain, fields), source=source)
 
     @property
     def job(self) -> Job:
@@ -233,9 +327,11 @@ class Walk:
         *,
         watch: Watch | None = None,
         tracked: bool = True,
+        parent: str | None = None,
         verbose: bool = False,
     ) -> None:
         self.pipeline, self.root, self.tracked, self.verbose = pipeline, root, tracked, verbose
+        self.parent = parent  # MLflow run that this one belongs to
         self.watch = watch or Watch()
         self.job = pipeline.job
         self.folder = self.job.folder(root)
@@ -273,6 +369,8 @@ class Walk:
                 self.job.method.check(info)
                 with self._beside(alone):
                     jobs.prepare(self.job, self.root, workers=training.workers or 1, fresh=fresh, alone=alone)
+                    resolved = yaml.safe_dump(self.pipeline.dump(), sort_keys=False, default_flow_style=None)
+                    write_atomically(self.folder / "pipeline.yaml", resolved)
                     with self._tracker():
                         launch.train(
                             self.job,
@@ -296,7 +394,8 @@ class Walk:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 metrics = jobs.evaluate(self.job, self.root, device=device, pictures=pictures).metrics
         if self.tracked:
-            tracking.sync_if_possible(self.root, self.folder, name=self.pipeline.name)
+            name = self.pipeline.name
+            tracking.sync_if_possible(self.root, self.folder, name=name, parent=self.parent)
         return self._ended("evaluate", not found, began, {"run": self.job.run, "metrics": metrics})
 
     def register(self) -> Stage:
@@ -306,7 +405,7 @@ class Walk:
             self.root,
             self.folder / "model",
             self.pipeline.model_name,
-            run_id=tracking.sync(self.root, self.folder, name=self.pipeline.name),
+            run_id=tracking.sync(self.root, self.folder, name=self.pipeline.name, parent=self.parent),
             alias=self.pipeline.registration.alias,
         )
         detail = {
@@ -336,7 +435,7 @@ class Walk:
     def _tracker(self) -> AbstractContextManager[Any]:
         if not self.tracked:
             return nullcontext()
-        return tracking.Tracker(self.root, self.folder, name=self.pipeline.name)
+        return tracking.Tracker(self.root, self.folder, name=self.pipeline.name, parent=self.parent)
 
     def _ended(self, name: str, worked: bool, began: float, detail: dict[str, Any]) -> Stage:
         stage = Stage(name, "done" if worked else "found", round(time.monotonic() - began, 3), detail)

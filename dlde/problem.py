@@ -152,7 +152,17 @@ class Residual(ABC):
     @property
     @abstractmethod
     def derivatives(self) -> tuple[str, ...]:
-        """The derivatives that `residual` reads, such as ("x", "xx", "t")."""
+        """The derivatives that `residual` reads, such as ("x", "xx", "t"), those of `operators` aside."""
+
+    @property
+    def operators(self) -> dict[str, dict[str, float]]:
+        """Fixed linear combinations of derivatives that `residual` reads as one, by name; none by default.
+
+        {"laplacian": {"xx": 1, "yy": 1}} is carried as one derivative, `u["u"]["laplacian"]`, whatever
+        the dimension: much cheaper than its second derivatives one by one. Names have three letters or
+        more; coefficients do not depend on the point.
+        """
+        return {}
 
     @abstractmethod
     def residual(self, x: Mapping[str, Tensor], u: Mapping[str, Jet]) -> dict[str, Tensor]:

@@ -14,8 +14,10 @@ from typing import Annotated
 import typer
 
 from dlde import __version__
-from dlde.cli import data, demo, jobs, listing, models
+from dlde.cli import data, demo, jobs, listing, models, runs
+from dlde.cli.predict import predict
 from dlde.cli.serve import serve
+from dlde.cli.tune import tune
 from dlde.errors import DldeError
 
 app = typer.Typer(
@@ -27,11 +29,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.command("run")(jobs.run)
 app.command("train")(jobs.train)
+app.command("tune")(tune)
 app.command("evaluate")(jobs.evaluate)
 app.command("reproduce")(jobs.reproduce)
+app.command("predict")(predict)
 app.command("serve")(serve)
 app.command("demo")(demo.demo)
 app.command("list")(listing.list_names)

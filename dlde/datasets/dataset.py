@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from dlde.datasets.recipe import Recipe
 from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError, nearest
 from dlde.problem import Variable
 from dlde.spec import digest_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,19 @@ class Dataset:
             result[start : start + len(block)] = block
         assert result is not None
         return result
+
+    def to_xarray(self, split: str) -> xr.Dataset:
+        """A split as an xarray dataset with names, units and coordinates, read when it is used.
+
+        Of a store that holds more samples, those of this dataset. Values are not compared with what was
+        committed: `read` and `verify` do that.
+        """
+        import xarray as xr
+
+        self._check_known(split)
+        opened = xr.open_zarr(self.store, group=split, chunks=None, consolidated=False)
+        chosen: xr.Dataset = opened.isel(sample=slice(0, self.recipe.samples[split]))
+        return chosen
 
     def num_blocks(self, split: str) -> int:
         """Into how many blocks `block` divides a split."""

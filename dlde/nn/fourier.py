@@ -1,6 +1,6 @@
 """Spectral convolutions: a linear map of the channels of each low Fourier mode (Fourier neural operators).
 
-Arrays are (batch, *space, channel) on uniform grids, taken as periodic. Weights belong to modes, not
+Arrays are (*space, batch, channel) on uniform grids, taken as periodic. Weights belong to modes, not
 to points, so they fit every resolution. Two roads give the same result:
 
 - `matrix` writes the truncated discrete Fourier transform as real matrices. No complex number
@@ -14,25 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dlde.errors import GridError
 
 Road = Literal["auto", "matrix", "fft"]
 
-# Up to so many modes per axis, by number of axes, the matrix road is the faster one on one CPU core; at
-# 128 modes in 1-D and 24 in 2-D they are about equal. The number of points hardly matters, as the FFT
-# road pays for strided memory too. `python benchmarks/fno_step.py --roads` prints the table.
-MATRIX_MODES = {1: 64, 2: 16}
+# Up to so many modes per axis, by number of axes, the matrix road is the faster one on one CPU core. In 1-D
+# they are about equal at 64 modes (16384 points favour the FFT), and at 128 the FFT takes half the time; in
+# 2-D more than 24 were not tried. `python benchmarks/fno_step.py --roads` prints the table.
+MATRIX_MODES = {1: 64, 2: 24}
 
 
 class SpectralConv1d(nn.Module):
-    """Maps the modes 0 … modes - 1 of (batch, points, in_channels), and drops the others.
+    """Maps the modes 0 … modes - 1 of (points, batch, in_channels), and drops the others.
 
     `weight` (2, modes, in_channels, out_channels) holds real and imaginary parts.
     """
@@ -43,30 +44,30 @@ class SpectralConv1d(nn.Module):
         self.weight = _initial_weight(modes, in_channels, out_channels)
 
     def forward(self, u: Tensor, plus: Tensor | None = None, *, road: Road = "auto") -> Tensor:
-        """The convolution of u, added to `plus`: (batch, points, out_channels).
+        """The convolution of u, added to `plus`: (points, batch, out_channels).
 
         Raises GridError below 2 * modes points.
         """
         (points,) = _check(u, self.modes, dims=1)
         if road == "fft" or (road == "auto" and self.modes > MATRIX_MODES[1]):
             return _added(plus, self._by_fft(u))
-        batch, _, channels = u.shape
+        _, batch, channels = u.shape
         forward, backward = _real_transforms(points, self.modes, u.dtype, u.device)
-        spectrum = torch.matmul(forward, u).view(batch, self.modes, 2 * channels)
-        mapped = torch.bmm(spectrum.transpose(0, 1), _real_block(self.weight))  # (modes, batch, 2 out)
-        mapped = mapped.transpose(0, 1).reshape(batch, 2 * self.modes, -1)
-        return _multiply_add(plus, backward, mapped)
+        spectrum = torch.mm(forward, u.reshape(points, -1)).view(self.modes, 2, batch, channels)
+        mapped = _Mapped.apply(spectrum, self.weight)  # type: ignore[no-untyped-call]
+        return _multiply_add(plus, backward, mapped, (points, batch, -1))
 
     def _by_fft(self, u: Tensor) -> Tensor:
-        weight = torch.complex(*_exact(self.weight))
-        spectrum = torch.fft.rfft(_exact(u), dim=1, norm="forward")[:, : self.modes]
-        mapped = torch.bmm(spectrum.transpose(0, 1), weight).transpose(0, 1)
-        out: Tensor = torch.fft.irfft(mapped, n=u.shape[1], dim=1, norm="forward")
+        with torch.autocast(u.device.type, enabled=False):
+            weight = torch.complex(*_exact(self.weight))
+            spectrum = torch.fft.rfft(_exact(u), dim=0, norm="forward")[: self.modes]
+            mapped = torch.bmm(spectrum, weight)
+            out: Tensor = torch.fft.irfft(mapped, n=u.shape[0], dim=0, norm="forward")
         return out.to(u.dtype)
 
 
 class SpectralConv2d(nn.Module):
-    """Maps the modes (-modes … modes - 1, 0 … modes - 1) of (batch, x, y, in_channels).
+    """Maps the modes (-modes … modes - 1, 0 … modes - 1) of (x, y, batch, in_channels).
 
     `weight` (2, 2 * modes, modes, in_channels, out_channels) holds real and imaginary parts; along
     its second axis stand the non-negative modes of x, then the negative ones.
@@ -79,39 +80,36 @@ class SpectralConv2d(nn.Module):
         self.weight = nn.Parameter(weight.data.view(2, 2 * modes, modes, in_channels, out_channels))
 
     def forward(self, u: Tensor, plus: Tensor | None = None, *, road: Road = "auto") -> Tensor:
-        """The convolution of u, added to `plus`: (batch, x, y, out_channels).
+        """The convolution of u, added to `plus`: (x, y, batch, out_channels).
 
         Raises GridError below 2 * modes points per axis.
         """
         nx, ny = _check(u, self.modes, dims=2)
         if road == "fft" or (road == "auto" and self.modes > MATRIX_MODES[2]):
             return _added(plus, self._by_fft(u))
-        batch, modes = len(u), self.modes
+        modes, (batch, channels) = self.modes, u.shape[2:]
+        forward_x, backward_x = _waves(nx, modes, u.dtype, u.device)
         forward_y, backward_y = _real_transforms(ny, modes, u.dtype, u.device, interleaved=False)
-        forward_x, backward_x = _complex_transforms(nx, modes, u.dtype, u.device)
 
-        rows = torch.matmul(forward_y, u.reshape(batch * nx, ny, -1))  # (batch x, part modes, in)
-        spectrum = torch.matmul(forward_x, rows.view(batch, 2 * nx, -1))  # (batch, modes part, modes in)
-        spectrum = spectrum.view(batch, 2 * modes, 2, modes, -1).permute(1, 3, 0, 2, 4)
-        mapped = torch.bmm(
-            spectrum.reshape(2 * modes * modes, batch, -1), _real_block(self.weight.flatten(1, 2))
-        )
-        mapped = mapped.view(2 * modes, modes, batch, 2, -1).permute(2, 0, 3, 1, 4)
-        rows = torch.matmul(backward_x, mapped.reshape(batch, 4 * modes, -1))
-        plus = None if plus is None else plus.reshape(batch * nx, ny, -1)
-        out = _multiply_add(plus, backward_y, rows.view(batch * nx, 2 * modes, -1))
-        return out.view(batch, nx, ny, -1)
+        lines = torch.mm(forward_x, u.reshape(nx, -1))  # (mode of x, cos and sin) x (y, batch, channel)
+        products = torch.matmul(forward_y, lines.view(2 * modes + 2, ny, -1))
+        spectrum = _Joined.apply(products.view(modes + 1, 2, 2, modes, batch, channels))  # type: ignore[no-untyped-call]
+        mapped = _Mapped.apply(spectrum.flatten(0, 1), self.weight.flatten(1, 2))  # type: ignore[no-untyped-call]
+        products = _Split.apply(mapped.view(2 * modes, modes, 2, batch, -1))  # type: ignore[no-untyped-call]
+        lines = torch.matmul(backward_y, products.view(2 * modes + 2, 2 * modes, -1))
+        return _multiply_add(plus, backward_x, lines, (nx, ny, batch, -1))
 
     def _by_fft(self, u: Tensor) -> Tensor:
-        nx, ny = u.shape[1:3]
+        nx, ny = u.shape[:2]
         modes = self.modes
-        weight = torch.complex(*_exact(self.weight))
-        whole = torch.fft.rfft2(_exact(u), dim=(1, 2), norm="forward")
-        spectrum = torch.cat([whole[:, :modes, :modes], whole[:, nx - modes :, :modes]], dim=1)
-        mapped = torch.einsum("bxyi,xyio->bxyo", spectrum, weight)
-        gap = mapped.new_zeros(len(u), nx - 2 * modes, modes, mapped.shape[-1])
-        whole = torch.cat([mapped[:, :modes], gap, mapped[:, modes:]], dim=1)
-        out: Tensor = torch.fft.irfft2(whole, s=(nx, ny), dim=(1, 2), norm="forward")
+        with torch.autocast(u.device.type, enabled=False):
+            weight = torch.complex(*_exact(self.weight)).flatten(0, 1)
+            whole = torch.fft.rfft2(_exact(u), dim=(0, 1), norm="forward")
+            spectrum = torch.cat([whole[:modes, :modes], whole[nx - modes :, :modes]])
+            mapped = torch.bmm(spectrum.flatten(0, 1), weight).unflatten(0, (2 * modes, modes))  # type: ignore[no-untyped-call]
+            gap = mapped.new_zeros(nx - 2 * modes, *mapped.shape[1:])
+            whole = torch.cat([mapped[:modes], gap, mapped[modes:]])
+            out: Tensor = torch.fft.irfft2(whole, s=(nx, ny), dim=(0, 1), norm="forward")
         return out.to(u.dtype)
 
 
@@ -127,9 +125,9 @@ def check_points(num_points: Sequence[int], modes: int) -> None:
 
 
 def _check(u: Tensor, modes: int, *, dims: int) -> tuple[int, ...]:
-    space = tuple(u.shape[1:-1])
+    space = tuple(u.shape[:-2])
     if len(space) != dims:
-        expected = "(batch, x, channel)" if dims == 1 else "(batch, x, y, channel)"
+        expected = "(x, batch, channel)" if dims == 1 else "(x, y, batch, channel)"
         raise GridError(f"expected {expected}, got an array of shape {tuple(u.shape)}")
     check_points(space, modes)
     return space
@@ -140,16 +138,96 @@ def _initial_weight(modes: int, in_channels: int, out_channels: int) -> nn.Param
     return nn.Parameter(torch.rand(2, modes, in_channels, out_channels) / (in_channels * out_channels))
 
 
-def _real_block(weight: Tensor) -> Tensor:
-    """(2, modes, in, out) -> (modes, 2 in, 2 out): acts on (real, imaginary) as w does on a complex row."""
-    real, imag = weight
-    return torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
+class _Mapped(torch.autograd.Function):
+    """(modes, part, batch, in), (2, modes, in, out) -> (modes, part, batch, out): a complex product a mode.
+
+    Real and imaginary rows of a mode are multiplied in one product; differentiable once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(spectrum.dtype)  # lower under autocast
+        ctx.save_for_backward(spectrum, weight)
+        by_real, by_imag = _products(spectrum, *weight)
+        by_real[:, 0] -= by_imag[:, 1]
+        by_real[:, 1] += by_imag[:, 0]
+        return by_real
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        spectrum, weight = ctx.saved_tensors
+        by_real, by_imag = _products(gradient, *weight.mT)
+        by_real[:, 0] += by_imag[:, 1]
+        by_real[:, 1] -= by_imag[:, 0]
+        columns = spectrum.flatten(1, 2).mT
+        turned = torch.stack([gradient[:, 1], -gradient[:, 0]], dim=1)
+        of_weight = torch.empty_like(weight)
+        torch.bmm(columns, gradient.flatten(1, 2), out=of_weight[0])
+        torch.bmm(columns, turned.flatten(1, 2), out=of_weight[1])
+        return by_real, of_weight
 
 
-def _multiply_add(plus: Tensor | None, matrix: Tensor, u: Tensor) -> Tensor:
+def _products(parts: Tensor, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
+    rows = parts.flatten(1, 2)
+    return torch.bmm(rows, real).view(*parts.shape[:3], -1), torch.bmm(rows, imag).view(*parts.shape[:3], -1)
+
+
+class _Joined(torch.autograd.Function):
+    """Products with cos and sin of x and with the parts of exp(-i k y) become modes of both signs of x.
+
+    (mode of x: 0 … modes, cos and sin, part of y, mode of y, batch, channel) -> (mode of x: 0 … modes - 1,
+    -modes … -1, mode of y, part, batch, channel), as exp(-+ i k x) = cos -+ i sin.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, products: Tensor) -> Tensor:
+        modes, batch, channels = products.shape[3:]
+        (cc, cs), (sc, ss) = (one.unbind(1) for one in products.unbind(1))
+        spectrum = products.new_empty(2 * modes, modes, 2, batch, channels)
+        positive, negative = spectrum.split(modes)  # type: ignore[no-untyped-call]
+        positive[:, :, 0] = cc[:-1] + ss[:-1]
+        positive[:, :, 1] = cs[:-1] - sc[:-1]
+        negative[:, :, 0] = (cc[1:] - ss[1:]).flip(0)
+        negative[:, :, 1] = (cs[1:] + sc[1:]).flip(0)
+        return spectrum
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        out: Tensor = _Split.apply(gradients[0])  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Split(torch.autograd.Function):
+    """The transpose of `_Joined`."""
+
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor) -> Tensor:
+        _, modes, _, batch, channels = spectrum.shape
+        positive, negative = spectrum.split(modes)  # type: ignore[no-untyped-call]
+        negative = negative.flip(0)
+        products = spectrum.new_empty(modes + 1, 2, 2, modes, batch, channels)
+        (cc, cs), (sc, ss) = (one.unbind(1) for one in products.unbind(1))
+        (pr, pi), (nr, ni) = positive.unbind(2), negative.unbind(2)
+        cc[1:-1] = pr[1:] + nr[:-1]
+        cs[1:-1] = pi[1:] + ni[:-1]
+        sc[1:-1] = ni[:-1] - pi[1:]
+        ss[1:-1] = pr[1:] - nr[:-1]
+        cc[0], cs[0], sc[0], ss[0] = pr[0], pi[0], -pi[0], pr[0]
+        cc[-1], cs[-1], sc[-1], ss[-1] = nr[-1], ni[-1], ni[-1], -nr[-1]
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        out: Tensor = _Joined.apply(gradients[0])  # type: ignore[no-untyped-call]
+        return out
+
+
+def _multiply_add(plus: Tensor | None, matrix: Tensor, u: Tensor, shape: tuple[int, ...]) -> Tensor:
+    u = u.reshape(matrix.shape[1], -1)
     if plus is None:
-        return torch.matmul(matrix, u)
-    return torch.baddbmm(plus, matrix.expand(len(u), *matrix.shape), u)
+        return torch.mm(matrix, u).view(shape)
+    return torch.addmm(plus.reshape(len(matrix), -1), matrix, u).view(shape)
 
 
 def _added(plus: Tensor | None, u: Tensor) -> Tensor:
@@ -161,6 +239,7 @@ def _exact(u: Tensor) -> Tensor:
     return u if u.dtype == torch.float64 else u.float()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @lru_cache(maxsize=32)
 def _real_transforms(
     points: int, modes: int, dtype: torch.dtype, device: torch.device, *, interleaved: bool = True
@@ -178,20 +257,13 @@ def _real_transforms(
     return _tensor(forward / points, dtype, device), _tensor((forward * twice[:, None]).T, dtype, device)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @lru_cache(maxsize=32)
-def _complex_transforms(
-    points: int, modes: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Truncated fft (4 modes, 2 points) and ifft (2 points, 4 modes) of one axis, on (real, imaginary).
-
-    Points are (point, part), modes (mode, part): 0 … modes - 1, then -modes … -1.
-    """
-    k = np.r_[np.arange(modes), np.arange(-modes, 0)]
-    phase = _phase(k, np.arange(points), points)
-    c, s = np.cos(phase), np.sin(phase)
-    forward = np.block([[[[c]], [[s]]], [[[-s]], [[c]]]])  # exp(-i phase) (a + ib)
-    forward = forward.transpose(2, 0, 3, 1).reshape(4 * modes, 2 * points)
-    return _tensor(forward / points, dtype, device), _tensor(forward.T, dtype, device)
+def _waves(points: int, modes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the modes 0 … modes of one axis: (2 modes + 2, points) / points, and its transpose."""
+    phase = _phase(np.arange(modes + 1), np.arange(points), points)
+    waves = np.stack([np.cos(phase), np.sin(phase)], axis=1).reshape(2 * modes + 2, points)
+    return _tensor(waves / points, dtype, device), _tensor(waves.T, dtype, device)
 
 
 def _phase(k: NDArray[np.int64], j: NDArray[np.int64], points: int) -> NDArray[np.float64]:

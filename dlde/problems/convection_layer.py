@@ -32,10 +32,14 @@ class ConvectionLayer(Problem, Residual):
 
     @property
     def derivatives(self) -> tuple[str, ...]:
-        return ("x", "xx")
+        return ()
+
+    @property
+    def operators(self) -> dict[str, dict[str, float]]:
+        return {"transport": {"x": 1, "xx": -self.diffusivity}}
 
     def residual(self, x: Mapping[str, Tensor], u: Mapping[str, Jet]) -> dict[str, Tensor]:
-        return {"convection": u["u"]["x"] - self.diffusivity * u["u"]["xx"] - 1}
+        return {"convection": u["u"]["transport"] - 1}
 
     def constrain(self, x: Mapping[str, Jet], network: Mapping[str, Jet]) -> dict[str, Jet]:
         """u = 4 x (1 - x) N: the factor has maximum one."""

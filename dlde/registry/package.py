@@ -17,11 +17,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
@@ -40,7 +43,7 @@ from dlde.errors import (
     nearest,
 )
 from dlde.files import disk_full_named
-from dlde.method import AnyMethod, DataInfo, Method, Operation
+from dlde.method import AnyMethod, ArraySpec, DataInfo, Method, Operation
 from dlde.spec import Spec
 
 FORMAT: Literal[1] = 1
@@ -84,6 +87,33 @@ class Model:
             raise UnknownNameError(f"unknown operation {name!r}; {nearest(name, self.operations)}", name=name)
         return self.operations[name]
 
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        """An operation as a function: `model.predict(u=array)`."""
+        if name.startswith("_") or name not in self.__dict__.get("operations", {}):
+            raise AttributeError(name)
+        return partial(self.ask, name)
+
+    def ask(
+        self, operation: str, *, coordinates: Mapping[str, Any] | None = None, **given: Any
+    ) -> dict[str, Any]:
+        """Outputs of an operation for arrays and options given by name, as the kind of array that was given.
+
+        Takes numpy and xarray arrays, torch tensors and nested lists (which are answered in numpy). A
+        warning of `answer` is issued as a UserWarning. Raises as `answer` does.
+        """
+        expected = self.operation(operation)
+        options = {name: value for name, value in given.items() if name in expected.options}
+        arrays = {name: value for name, value in given.items() if name not in options}
+        outputs, told = self.answer(
+            operation,
+            {name: _tensor(value) for name, value in arrays.items()},
+            {name: _tensor(value) for name, value in (coordinates or {}).items()},
+            options,
+        )
+        for text in told:
+            warnings.warn(text, stacklevel=2)
+        return {name: _like(tensor, expected.outputs[name], arrays) for name, tensor in outputs.items()}
+
     def answer(
         self,
         operation: str,
@@ -120,6 +150,36 @@ class Model:
                     output=name,
                 )
         return outputs, expected.warnings(given)
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    array = np.asarray(getattr(value, "values", value))
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"an array of numbers is expected, got values of type {array.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _like(tensor: Tensor, spec: ArraySpec, given: Mapping[str, Any]) -> Any:
+    """The answer as the kind of array that was asked with; xarray's with names and units."""
+    kinds = list(given.values())
+    if any(isinstance(value, Tensor) for value in kinds):
+        return tensor
+    known = [value for value in kinds if hasattr(value, "dims") and hasattr(value, "coords")]
+    if not known:
+        return tensor.numpy()
+    import xarray as xr
+
+    dims = [dim.name for dim in spec.dims]
+    coords = {
+        dim: value.coords[dim].values
+        for value in known
+        for dim, size in zip(dims, tensor.shape, strict=True)
+        if dim in value.coords and value.coords[dim].shape == (size,)
+    }
+    attributes = {"units": spec.units, "long_name": spec.long_name}
+    return xr.DataArray(tensor.numpy(), dims=dims, coords=coords, attrs=attributes)
 
 
 def write(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlde.errors import DldeError, SpecError, TrainingError
+from dlde.errors import DldeError, SpecError, StoppedError, TrainingError
 from dlde.pipeline import Pipeline, Study, Walk, Watch
 from dlde.spec import digest_of
 from dlde.training import job as jobs
@@ -140,6 +140,10 @@ def run_all(
     alone = [number for number, trial in enumerate(trials) if trial.alone]
     outcomes: dict[int, Outcome] = {}
     failures: dict[int, DldeError] = {}
+    name = trials[0].pipeline.name
+    parent = tracking.parent_if_possible(
+        root, name, key=digest_of([walk.job.run for walk in walks]), tags={"dlde.kind": "study"}
+    )
 
     def take(number: int, result: Outcome | DldeError) -> None:
         if isinstance(result, DldeError):
@@ -147,7 +151,7 @@ def run_all(
             watch.say(f"trial {trials[number].name} failed: {result.message}")
         else:
             outcomes[number] = result
-            tracking.sync_if_possible(root, root / "runs" / result.run, name=trials[number].pipeline.name)
+            tracking.sync_if_possible(root, root / "runs" / result.run, name=name, parent=parent)
         watch.trials(len(outcomes) + len(failures), len(trials), trials[number].name)
 
     watch.trials(0, len(trials), "")
@@ -159,6 +163,8 @@ def run_all(
     for number in [*together, *alone]:
         if number not in outcomes and number not in failures:
             take(number, _run(trials[number], root, watch, verbose))
+    if parent is not None:
+        tracking.end_if_possible(root, parent, "FAILED" if failures else "FINISHED")
     if failures:
         number, first = min(failures.items())
         raise TrainingError(
@@ -178,6 +184,8 @@ def _run(trial: Trial, root: Path, watch: Watch, verbose: bool) -> Outcome | Dld
         walk = Walk(trial.pipeline, root, watch=watch, tracked=False, verbose=verbose)
         trained = walk.train(alone=trial.alone)
         walk.evaluate(alone=trial.alone, pictures=trial.pictures)
+    except StoppedError:
+        raise  # the wish is meant for the whole study
     except DldeError as error:
         return error
     return _outcome(trial, walk.folder, trained.state)

@@ -23,7 +23,7 @@ from dlde.errors import GridError, SpecError
 from dlde.figures import INK, MUTED, PREDICTION, REFERENCE
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run, Terms
 from dlde.numerics import jets, sampling
-from dlde.numerics.jets import Jet
+from dlde.numerics.jets import Jet, Operators
 from dlde.problem import Residual
 from dlde.spec import Spec
 
@@ -59,22 +59,25 @@ class Trial(nn.Module):
         u = self.jets(points, ())
         return torch.stack([u[name].value for name in self.problem.unknowns], dim=-1)
 
-    def jets(self, points: Tensor, derivatives: Sequence[str]) -> dict[str, Jet]:
-        """The unknowns with these derivatives, in the dtype of the network's weights."""
+    def jets(
+        self, points: Tensor, derivatives: Sequence[str], operators: Operators | None = None
+    ) -> dict[str, Jet]:
+        """The unknowns with these derivatives and operators, in the dtype of the network's weights."""
         dtype = next(self.network.parameters()).dtype
         points, names = points.to(dtype), tuple(self.problem.box)
         middle, radius = self.middle.to(dtype), self.radius.to(dtype)
-        outputs = self.network((jets.coordinates(points, names, derivatives) - middle) / radius)
+        outputs = self.network((jets.coordinates(points, names, derivatives, operators) - middle) / radius)
         scale = self.problem.output_scale
         free = {
             name: jet if scale[name] == 1 else jet * scale[name]
             for name, jet in jets.columns(outputs, tuple(self.problem.unknowns)).items()
         }
-        return self.problem.constrain(jets.axes(points, names, derivatives), free)
+        return self.problem.constrain(jets.axes(points, names, derivatives, operators), free)
 
     def residual(self, points: Tensor) -> dict[str, Tensor]:
         """The defect of every equation (points,), by name."""
-        return self.residual_of(points, self.jets(points, self.problem.derivatives))
+        u = self.jets(points, self.problem.derivatives, self.problem.operators)
+        return self.residual_of(points, u)
 
     def residual_of(self, points: Tensor, u: Mapping[str, Jet]) -> dict[str, Tensor]:
         """The same, where the unknowns are at hand."""
@@ -204,7 +207,7 @@ class Collocation(Spec):
         outputs = {}
         for name, variable in problem.unknowns.items():
             outputs[name] = ArraySpec(dims=dims, units=variable.units, long_name=variable.long_name)
-            for derivative in jets.closed(problem.derivatives):
+            for derivative in _all_derivatives(problem):
                 outputs[f"{name}_{derivative}"] = ArraySpec(
                     dims=dims, long_name=f"derivative of {variable.long_name} along {', '.join(derivative)}"
                 )
@@ -225,11 +228,13 @@ class Collocation(Spec):
 
     def solve(self, trial: Trial, points: Tensor) -> dict[str, Tensor]:
         """What `operation` promises."""
-        u = trial.jets(points, trial.problem.derivatives)
+        problem = trial.problem
+        served = _all_derivatives(problem)
+        u = trial.jets(points, served, problem.operators)
         answers = {}
         for name, jet in u.items():
             answers[name] = jet.value
-            answers |= {f"{name}_{derivative}": jet[derivative] for derivative in jet.names}
+            answers |= {f"{name}_{derivative}": jet[derivative] for derivative in served}
         defects = trial.residual_of(points, u)
         return answers | {f"residual_{name}": defect for name, defect in defects.items()}
 
@@ -237,8 +242,11 @@ class Collocation(Spec):
         low, _ = corners(problem)
         point = low.unsqueeze(0)
         x = dict(zip(problem.box, point.unbind(1), strict=True))
-        carried = jets.closed(problem.derivatives)
-        zero = {name: Jet(torch.zeros(1, dtype=low.dtype), {}, carried) for name in problem.unknowns}
+        carried = jets.closed(problem.derivatives, problem.operators)
+        zero = {
+            name: Jet(torch.zeros(1, dtype=low.dtype), {}, carried, problem.operators)
+            for name in problem.unknowns
+        }
         return tuple(problem.residual(x, zero))
 
     def _sobol(self, problem: Residual) -> Tensor:
@@ -284,6 +292,12 @@ def corners(problem: Residual) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner of the box, (coordinates,) float64."""
     ends = torch.tensor(list(problem.box.values()), dtype=torch.float64)
     return ends[:, 0].contiguous(), ends[:, 1].contiguous()
+
+
+def _all_derivatives(problem: Residual) -> tuple[str, ...]:
+    """What the residual reads, and what its operators consist of."""
+    inside = (name for terms in problem.operators.values() for name in terms)
+    return jets.closed((*problem.derivatives, *inside))
 
 
 def affordable(budget: int, cost: Callable[[int], int]) -> int:

@@ -123,20 +123,28 @@ def runs(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / "runs").glob("*/job.json"))
 
 
-def prepare(job: Job, root: Path, *, workers: int, fresh: bool = False, alone: bool = False) -> Path:
-    """The run's folder with its `job.json`; `fresh` empties it first.
+def prepare(
+    job: Job,
+    root: Path,
+    *,
+    workers: int,
+    fresh: bool = False,
+    alone: bool = False,
+    folder: Path | None = None,
+) -> Path:
+    """The run's folder with its `job.json`; `fresh` empties it first. `folder` is another than the job's.
 
     `alone` says that no other training of this root runs beside it; it is recorded where that was so
     from the training's first step on.
     """
-    folder = job.folder(root)
+    folder = folder or job.folder(root)
     if fresh and folder.exists():
         removed = folder.with_name(f".{folder.name}.removed")  # at once: half a folder would be continued
         shutil.rmtree(removed, ignore_errors=True)
         folder.rename(removed)
         shutil.rmtree(removed)
     if not (folder / "job.json").exists():
-        content = {"run": job.run, "job": job.dump(), "code": code_version(), "started": time.time()}
+        content = {"run": folder.name, "job": job.dump(), "code": code_version(), "started": time.time()}
         write_json(folder / "job.json", content)
     alone = alone and (execution_of(folder).get("alone", False) or not (folder / "checkpoints").exists())
     write_json(folder / "execution.json", {"workers": workers, "alone": alone, "environment": environment()})
@@ -165,6 +173,7 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     rollouts: Callable[[Make], RolloutWorkers] | None = None,
     supervisor: Supervisor | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Run the method's `train` to its end, in this process as one of the workers; write the model.
 
@@ -172,7 +181,7 @@ def train(
     supervisor wanted its end.
     """
     began = time.monotonic()
-    folder = job.folder(root)
+    folder = folder or job.folder(root)
     data, info = open_data(job, root)
     job.method.check(info)
     run = EngineRun(
@@ -194,7 +203,9 @@ def train(
     if run.rank == 0:
         seconds = max(run.seconds, time.monotonic() - began)  # earlier starts, or work outside phases
         write_json(folder / "execution.json", {**execution_of(folder), "seconds": seconds})
-        package.write(folder / "model", job.method, info, model, metrics={}, lineage=lineage(job, info))
+        package.write(
+            folder / "model", job.method, info, model, metrics={}, lineage=lineage(job, info, folder.name)
+        )
 
 
 def _decided(execution: Execution, method: Method, device: torch.device) -> Execution:
@@ -218,13 +229,18 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 def evaluate(
-    job: Job, root: Path, *, device: torch.device | str = "cpu", pictures: bool = True
+    job: Job,
+    root: Path,
+    *,
+    device: torch.device | str = "cpu",
+    pictures: bool = True,
+    folder: Path | None = None,
 ) -> Evaluation:
     """Measure the model as its package holds it, on the run's own data; the package keeps the metrics.
 
     Without `pictures` its figures are not kept: of many cheap trials they would take most of the time.
     """
-    folder = job.folder(root)
+    folder = folder or job.folder(root)
     model = package.read(folder / "model", device=str(device))
     data, info = open_data(job, root)
     run = EngineRun(folder, info, data, seed=job.seed, device=device, pictures=pictures)
@@ -240,7 +256,7 @@ def evaluate(
         info,
         model.module,
         metrics=evaluation.metrics,
-        lineage=lineage(job, info),
+        lineage=lineage(job, info, folder.name),
     )
     write_json(
         folder / "evaluation.json",
@@ -264,6 +280,12 @@ def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
         path.stem: path.read_text().splitlines() for path in sorted((folder / "curves").glob("*.jsonl"))
     }
     return {phase: [json.loads(row) for row in rows] for phase, rows in curves.items() if rows}
+
+
+def logged(folder: Path) -> tuple[str, ...]:
+    """Names of everything that a run logged."""
+    rows = [row for rows in _curves(folder).values() for row in rows]
+    return tuple(dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds")))
 
 
 def curves(folder: Path, names: Collection[str]) -> dict[str, list[dict[str, float]]]:
@@ -299,10 +321,10 @@ def open_data(job: Job, root: Path) -> tuple[dict[str, Dataset], DataInfo]:
     return data, DataInfo(problem=job.problem, data={role: dataset.info for role, dataset in data.items()})
 
 
-def lineage(job: Job, info: DataInfo) -> dict[str, Any]:
+def lineage(job: Job, info: DataInfo, run: str) -> dict[str, Any]:
     """Run, data and code that a model comes from, by their digests."""
     return {
-        "run": job.run,
+        "run": run,
         "run_digest": job.digest,
         "seed": job.seed,
         "problem": None

@@ -51,6 +51,7 @@ def train(
     rollout_workers: int = 0,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
+    folder: Path | None = None,
     verbose: bool = False,
 ) -> None:
     """Train to the end, or raise the first error. `workers=None` stays in this process.
@@ -60,21 +61,28 @@ def train(
     folder, the state is saved and StoppedError raised. `rollout_workers` Ray actors simulate beside
     the training; 0 leaves that to the training itself.
     """
-    folder = job.folder(root)
+    folder = folder or job.folder(root)
     for stale in ("progress.json", "failure.json", "faults.jsonl", "heartbeats", STOP, "ray"):
         _remove(folder / stale)
     launch = secrets.token_hex(8)
     write_json(folder / "launch.json", {"id": launch})
-    with _Signals() as signals:
-        if workers is None:
-            _in_process(job, root, execution, rollout_workers, progress, launch, signals, verbose)
-        else:
-            _on_ray(job, root, workers, execution, rollout_workers, progress, say, launch, signals, verbose)
+    try:
+        with _Signals() as signals:
+            if workers is None:
+                _in_process(job, root, folder, execution, rollout_workers, progress, launch, signals, verbose)
+            else:
+                counts = workers, rollout_workers
+                _on_ray(job, root, folder, counts, execution, progress, say, launch, signals, verbose)
+    except DldeError as error:
+        if not error.facts.get("superseded"):
+            _leave(folder, error)
+        raise
 
 
 def _in_process(
     job: Job,
     root: Path,
+    folder: Path,
     execution: Execution,
     rollout_workers: int,
     progress: Callable[[Progress], None] | None,
@@ -96,16 +104,17 @@ def _in_process(
             device="cuda" if torch.cuda.is_available() else "cpu",
             progress=progress,
             rollouts=_rollouts(rollout_workers),
-            supervisor=_Listening(job.folder(root), launch, signals),
+            supervisor=_Listening(folder, launch, signals),
+            folder=folder,
         )
 
 
 def _on_ray(
     job: Job,
     root: Path,
-    workers: int,
+    folder: Path,
+    counts: tuple[int, int],
     execution: Execution,
-    rollout_workers: int,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     launch: str,
@@ -114,7 +123,8 @@ def _on_ray(
 ) -> None:
     from dlde import ray_session
 
-    folder, cores = job.folder(root), os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    workers, rollout_workers = counts
     session = ray_session.session(num_cpus=max(workers + rollout_workers + 1, cores), verbose=verbose)
     with session as ours:
         signals.listen()
@@ -123,6 +133,7 @@ def _on_ray(
             {
                 "job": json.dumps(job.dump()),
                 "root": str(root),
+                "folder": str(folder),
                 "execution": json.dumps(execution.dump()),
                 "threads": max(1, cores // workers),
                 "rollout_workers": rollout_workers,
@@ -210,7 +221,7 @@ def _worker(config: dict[str, Any]) -> None:
     root = Path(config["root"])
     job = Job.parse(json.loads(config["job"]), source="job")
     execution = Execution.parse(json.loads(config["execution"]), source="execution")
-    folder = job.folder(root)
+    folder = Path(config["folder"])
     if (folder / "failure.json").exists():
         return
     comm = Distributed()
@@ -230,6 +241,7 @@ def _worker(config: dict[str, Any]) -> None:
                 progress=lambda progress: _publish(folder / "progress.json", progress),
                 rollouts=_rollouts(config["rollout_workers"]),
                 supervisor=supervisor,
+                folder=folder,
             )
     except StoppedError as error:
         if comm.rank == 0 and not error.facts.get("superseded"):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +91,7 @@ class Progress:
     phase: str
     step: int
     steps: int
-    terms: dict[str, float]
+    terms: dict[str, float]  # the latest value of everything that is logged
     rate: float  # steps per second
 
 
@@ -298,7 +298,8 @@ class EngineRun(Run):
                     average.update()
                 if after:
                     after(done + step + 1)
-                    model.train()
+                    if not model.training:
+                        model.train()
             if average:
                 average.into_model()
             done += self._last  # fewer than planned where it was stopped
@@ -398,10 +399,10 @@ class EngineRun(Run):
             if clip is not None:
                 nn.utils.clip_grad_norm_(parameters, clip)
             if not evaluations:
-                phase.record_local(names, own[:-1])
-                phase.record(names, averaged[:-1].float())
+                phase.record_local(names, own)
+                phase.record(names, averaged.float())
             evaluations += 1
-            return averaged[-1]
+            return averaged @ _factors(names, weights, averaged) if weights else averaged.sum()
 
         if isinstance(optimizer, torch.optim.LBFGS):
             optimizer.step(gradients)  # type: ignore[no-untyped-call]
@@ -417,17 +418,16 @@ class EngineRun(Run):
         weights: Mapping[str, float],
         local: bool,
     ) -> tuple[tuple[str, ...], Tensor, Tensor]:
-        """Names of the terms; (terms, weighted sum) of this worker, and as averaged like the gradients."""
+        """Names of the terms; their values here, and as averaged over the workers like the gradients."""
         sums: Tensor | None = None
         for number, part in enumerate(parts, start=1):
             with self._autocast():
                 terms = part()
-            total = torch.stack([term * weights.get(name, 1.0) for name, term in terms.items()]).sum()
+            names, stacked = tuple(terms), _stacked(terms)
             if len(parts) > 1:
-                total = total / len(parts)
-            values = torch.stack(
-                [*(t.detach().to(total.dtype) / len(parts) for t in terms.values()), total.detach()]
-            )
+                stacked = stacked / len(parts)
+            values = stacked.detach()
+            total = stacked @ _factors(names, weights, values) if weights else stacked.sum()
             sums = values if sums is None else sums + values
             if number == len(parts) and self.world_size > 1 and not local:
                 averager = self._averager(optimizer, parameters, len(sums))
@@ -435,9 +435,9 @@ class EngineRun(Run):
             total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         assert sums is not None
         if self.world_size == 1:
-            return tuple(terms), sums, sums
+            return names, sums, sums
         averaged = self.comm.all_reduce(sums.clone()) if local else averager.end().to(sums.dtype)
-        return tuple(terms), sums, averaged
+        return names, sums, averaged
 
     def _averager(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], extra: int
@@ -478,7 +478,7 @@ class EngineRun(Run):
             torch.cuda.manual_seed(seed)
 
     def _seed_of(self, *keys: str | int) -> int:
-        text = json.dumps([self.seed, *keys])
+        text = f"[{', '.join(map(_quoted, (self.seed, *keys)))}]"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
     def _shared(self, batch: Any) -> Any:
@@ -487,6 +487,22 @@ class EngineRun(Run):
         if isinstance(batch, Mapping):
             return {key: self._shared(value) for key, value in batch.items()}
         return type(batch)(self._shared(value) for value in batch)
+
+
+def _stacked(terms: Terms) -> Tensor:
+    """(terms,); of a single one without a copy, which small models would notice."""
+    first, *others = terms.values()
+    return torch.stack([first, *others]) if others else first.reshape(1)
+
+
+def _factors(names: tuple[str, ...], weights: Mapping[str, float], like: Tensor) -> Tensor:
+    return _row_of(tuple(weights.get(name, 1.0) for name in names), like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _row_of(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, as a copy to a GPU in every step would hold up the loop."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _samples(batches: Any, run: Run, step: int) -> Tensor:
@@ -570,6 +586,7 @@ class _Phase:
         self.unread: list[tuple[int, float, dict[tuple[str, ...], Tensor]]] = []
         self.local: list[tuple[tuple[str, ...], Tensor]] = []
         self.readings: list[_Reading] = []
+        self.latest: dict[str, float] = {}  # of every value that was logged
         self.samples: Callable[[int], Tensor] | None = None  # numbers of those that a step takes
         self.saving = 0.0  # seconds that the last checkpoint took
 
@@ -652,8 +669,8 @@ class _Phase:
         if self.run.rank == 0 and rows:
             with disk_full_named(self.curve), self.curve.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
-            terms = {key: value for key, value in rows[-1].items() if key not in ("step", "seconds")}
-            self.run._progress(Progress(self.name, step, self.steps, terms, rate))
+            for row in rows:
+                self.latest.update(row)
         if end is not None:
             if end == SUPERSEDED:
                 raise StoppedError("another start of this run has taken over", superseded=True)
@@ -665,6 +682,9 @@ class _Phase:
             )
         if due and not over:
             self._save(step, finished=False)
+        if self.run.rank == 0 and rows:
+            terms = {key: value for key, value in self.latest.items() if key not in ("step", "seconds")}
+            self.run._progress(Progress(self.name, step, self.steps, terms, rate))
 
     def _arrived(self, *, all_of_them: bool) -> list[dict[str, Any]]:
         """The losses that have reached the host, as plain rows. Raises NonFiniteError."""
@@ -751,6 +771,16 @@ def _tensors(place: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from _tensors(f"{place}[{index}]", inner)
+
+
+@cache
+def _word(key: str) -> str:
+    return json.dumps(key)
+
+
+def _quoted(key: str | int) -> str:
+    """As `json.dumps`, which takes several times as long in the hot loop."""
+    return _word(key) if isinstance(key, str) else str(key)
 
 
 def _step_of(row: str) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor
 from dlde.claims import Table
 from dlde.errors import GridError, InputError
 from dlde.method import Descent
-from dlde.methods.fno import FNO, FourierNetwork, claim
+from dlde.methods import fno
+from dlde.methods.fno import FNO, FourierNetwork, Projection, claim
 from dlde.tasks.field_map import FieldMap
 from tests.fakes import FakeDataset, FakeRun, axis, waves
 
@@ -78,16 +79,46 @@ def test_coordinates_leave_out_the_periodic_end() -> None:
 def test_padding_makes_a_domain_of_one_length_at_every_resolution() -> None:
     model = network("wall", padding=0.125)
     for n in (33, 65, 257):
-        _, _, _, added = model.paddings((n,))
+        *_, added = model.paddings((n,))
         assert (n + added) / (n - 1) == 1.125
-    assert network("wall").paddings((85,)) == [0, 0, 0, 9]  # as in the paper's Darcy code
-    assert network("wall", "periodic").paddings((85, 40)) == [0, 0, 0, 0, 0, 9]
+    assert network("wall").paddings((85,)) == [0, 0, 0, 0, 0, 9]  # as in the paper's Darcy code
+    assert network("wall", "periodic").paddings((85, 40)) == [0, 0, 0, 0, 0, 0, 0, 9]
 
 
 def test_gradients_reach_every_weight() -> None:
     model = network("periodic", "wall")
     model(torch.randn(2, 9, 9, 1)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_the_projection_in_blocks_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fno, "BLOCK", 4)
+    torch.manual_seed(0)
+    projection = Projection(3, 5).double()
+    v = torch.randn(3, 7, 3, dtype=torch.float64, requires_grad=True)  # 21 rows: five blocks and a rest
+    plain = torch.nn.Sequential(*projection)
+    given = [v, *projection.parameters()]
+    seen = torch.randn(3, 7, 1, dtype=torch.float64)
+    torch.testing.assert_close(projection(v), plain(v), rtol=0, atol=1e-14)
+    for one, other in zip(
+        torch.autograd.grad((projection(v) * seen).sum(), given),
+        torch.autograd.grad((plain(v) * seen).sum(), given),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    with torch.no_grad():
+        torch.testing.assert_close(projection(v), plain(v), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "wall"])
+def test_the_network_in_bfloat16(boundary: str) -> None:
+    model, u = network(boundary, boundary), torch.randn(2, 12, 13, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(u)
+    exact = model(u)
+    assert (rounded.float() - exact).norm() < 2e-2 * exact.norm()
+    rounded.float().square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_too_coarse_a_grid_is_refused_when_built_and_when_asked() -> None:

@@ -120,3 +120,40 @@ def test_refusals_name_the_derivative() -> None:
         jet["xx"]
     with pytest.raises(SpecError, match=r"\(x\) and \(x, xx\), cannot be combined"):
         jet + axes(points(), "xy", ("xx",))["x"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(function=st.sampled_from(FUNCTIONS), cx=st.floats(-2, 2), cxy=st.floats(-2, 2), cyy=st.floats(-2, 2))
+def test_an_operator_obeys_the_rules_of_products_and_compositions(
+    function: str, cx: float, cxy: float, cyy: float
+) -> None:
+    """One part carries what its derivatives, carried one by one, sum to."""
+    terms = {"x": cx, "xy": cxy, "yy": cyy}
+    x = points()
+    singly = columns(coordinates(x, "xy", ALL), "xy")
+    at_once = columns(coordinates(x, "xy", (), {"mixed": terms}), "xy")
+
+    def of(c: dict[str, Jet]) -> Jet:
+        product = c["x"] * c["y"] * c["y"] + 1.5 * c["x"]
+        return getattr(product, function)() / (c["y"] + 2) - c["x"] ** 3
+
+    result, separate = of(at_once), of(singly)
+    expected = sum(c * separate[name] for name, c in terms.items())
+    assert "xy" not in result.parts
+    torch.testing.assert_close(result["mixed"], expected, rtol=1e-11, atol=1e-11)
+
+
+def test_operators_that_mean_nothing_are_refused() -> None:
+    for operators, message in (
+        ({"uu": {"xx": 1.0}}, "operator 'uu' .* three letters or more"),
+        ({"heat": {}}, "at least one term"),
+        ({"heat": {"xxx": 1.0}}, "derivative 'xxx'"),
+        ({"heat": {"yx": 1.0}}, "derivative 'yx'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            closed((), operators)
+    with pytest.raises(SpecError, match="derivatives along 'z'"):
+        coordinates(points(), "xy", (), {"heat": {"z": 1.0}})
+    heat, wave = (coordinates(points(), "xy", (), {"heat": {"xx": c}}) for c in (1.0, 2.0))
+    with pytest.raises(SpecError, match="cannot be combined"):
+        heat + wave

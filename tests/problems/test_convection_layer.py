@@ -20,9 +20,9 @@ def test_the_closed_form_solves_the_equation(diffusivity: float) -> None:
     errors = []
     for h in (0.02 * diffusivity, 0.01 * diffusivity):
         left, middle, right = (problem.reference((x + k * h)[:, None])["u"] for k in (-1, 0, 1))
-        u = Jet(
-            middle, {"x": (right - left) / (2 * h), "xx": (right - 2 * middle + left) / h**2}, ("x", "xx")
-        )
+        x_, xx = (right - left) / (2 * h), (right - 2 * middle + left) / h**2
+        parts = {"x": x_, "xx": xx, "transport": x_ - diffusivity * xx}
+        u = Jet(middle, parts, ("x", "xx", "transport"), problem.operators)
         errors.append(problem.residual({"x": x}, {"u": u})["convection"].abs().max())
     assert errors[0] < 1e-2
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)

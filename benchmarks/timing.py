@@ -1,0 +1,36 @@
+"""What the benchmarks share: candidates timed in turn, and the machine in a line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def in_turn(candidates: list[Callable[[], object]], repeats: int, *, warmup: int = 3) -> list[float]:
+    """Median seconds of each, after `warmup` rounds: whatever else the machine does meets all alike."""
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for _ in range(repeats + warmup):
+        for times, candidate in zip(seconds, candidates, strict=True):
+            start = time.perf_counter()
+            candidate()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times[warmup:]) for times in seconds]
+
+
+def machine(threads: int) -> str:
+    """Processor, cores, threads used, and torch's version."""
+    return f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s), torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
