@@ -6,21 +6,28 @@ import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
 
 SHOWN = 400  # points of a curve
 COLOURS = ("#1f4e79", "#e07b39", "#3a923a", "#8c4f9e", "#b03a48", "#6b7280", "#c2a300", "#2a9d8f")
 INK, MUTED, REFERENCE, PREDICTION, TRAINED = "#333333", "#b0b0b0", "#1f4e79", "#e07b39", "#3a923a"
+
+
+def empty(size: tuple[float, float]) -> Figure:
+    """A figure of that many inches, to be filled; loads matplotlib, which takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def samples(
@@ -47,7 +54,7 @@ def samples(
 def histogram(errors: Tensor) -> Figure:
     """How many samples have which relative error (sample,)."""
     values = errors.detach().double().cpu().numpy()
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    figure = empty((5.5, 3.6))
     axes = figure.subplots()
     positive = values[values > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (0.5, 2.0)
@@ -70,7 +77,7 @@ def histogram(errors: Tensor) -> Figure:
 def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure:
     """Mean relative error against the number of points per axis; `trained` is where weights were found."""
     points, errors = np.array(curve).T
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    figure = empty((5.5, 3.6))
     axes = figure.subplots()
     axes.axvline(trained, color=TRAINED, linewidth=1.2, linestyle="--", label=f"trained at {trained} points")
     axes.plot(points, errors, marker="o", color=REFERENCE, linewidth=1.8)
@@ -81,7 +88,7 @@ def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure
         title="The same weights at other resolutions",
         ylabel="mean relative L2 error",
     )
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _bare_minor_ticks(axes)
     axes.set_ylim(0, 1.25 * errors.max())
     axes.legend(frameon=False)
     return _plain(figure)
@@ -90,7 +97,7 @@ def resolutions(curve: Sequence[tuple[float, float]], *, trained: int) -> Figure
 def losses(phases: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Every loss term of every phase that has one against its step; rows hold `step`, `seconds`, terms."""
     phases = {phase: rows for phase, rows in phases.items() if any(len(row) > 2 for row in rows)}
-    figure = Figure(figsize=(5.5 * len(phases), 3.6), layout="constrained")
+    figure = empty((5.5 * len(phases), 3.6))
     for axes, (phase, rows) in zip(
         figure.subplots(1, len(phases), squeeze=False)[0], phases.items(), strict=True
     ):
@@ -121,7 +128,7 @@ class Panel:
 
 def study(panels: Sequence[Panel]) -> Figure:
     """Panels side by side: curves as lines, numbers as lines through the seeds' mean, names as columns."""
-    figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained")
+    figure = empty((5.2 * len(panels), 4.0))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         places = [place for seeds in panel.lines.values() for points in seeds for place, _ in points]
         numeric = all(isinstance(place, (int, float)) for place in places)
@@ -132,7 +139,7 @@ def study(panels: Sequence[Panel]) -> Figure:
             if places and min(places) > 0 and max(places) >= 8 * min(places):
                 axes.set_xscale("log", base=2)
             axes.set_xticks(sorted(set(places)), [f"{tick:g}" for tick in sorted(set(places))])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _bare_minor_ticks(axes)
         else:
             names = list(dict.fromkeys(map(str, places)))
             spread = 0.0 if names == list(panel.lines) else 0.6  # one column each needs no room beside
@@ -184,6 +191,8 @@ def _dots(axes: Axes, panel: Panel, positions: Mapping[Any, float], *, spread: f
 def as_svg(figure: Figure) -> str:
     """The figure as text; the same figure gives the same bytes."""
     buffer = io.StringIO()
+    import matplotlib
+
     with matplotlib.rc_context({"svg.hashsalt": "dlde", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
@@ -198,7 +207,7 @@ def _lines(
     names: tuple[str, str],
 ) -> Figure:
     """Fields above, their error below."""
-    figure = Figure(figsize=(4.2 * len(titles), 4.6), layout="constrained")
+    figure = empty((4.2 * len(titles), 4.6))
     rows = figure.subplots(2, len(titles), sharex=True, squeeze=False, height_ratios=[3, 1])
     largest = max(
         np.abs(prediction - reference).max()
@@ -233,7 +242,7 @@ def _images(
     names: tuple[str, str],
 ) -> Figure:
     """One row for each sample: input, reference, prediction, error; the first axis points right."""
-    figure = Figure(figsize=(12.5, 2.9 * len(titles)), layout="constrained")
+    figure = empty((12.5, 2.9 * len(titles)))
     parts = figure.subfigures(len(titles), 1, squeeze=False)[:, 0]
     extent = (grid[0][0], grid[0][-1], grid[1][0], grid[1][-1])
     for row, (part, title) in enumerate(zip(parts, titles, strict=True)):
@@ -265,3 +274,9 @@ def _plain(figure: Figure) -> Figure:
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
+
+
+def _bare_minor_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -6,9 +6,11 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.conftest import command, environment
 
@@ -35,10 +37,17 @@ def has_rows(root: Path, rows: int) -> bool:
     return any(path.read_bytes().count(b"\n") >= rows for path in root.glob("runs/*/curves/fit.jsonl"))
 
 
+def children(process: subprocess.Popen[Any], named: str) -> list[psutil.Process]:
+    """The processes below one that have this word in their command line."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it may have ended meanwhile
+            found += [child] if named in " ".join(child.cmdline()) else []
+    return found
+
+
 @contextmanager
-def started(
-    root: Path, *arguments: str, stderr: int = subprocess.DEVNULL
-) -> Iterator[subprocess.Popen[Any]]:
+def started(root: Path, *arguments: str, stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[Any]]:
     """A dlde process in a session of its own, so that all it started can be found and ended."""
     process = subprocess.Popen(
         command(*arguments), env=environment(root), stdout=subprocess.PIPE, stderr=stderr,

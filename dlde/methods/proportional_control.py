@@ -10,17 +10,20 @@ textbook's law that a learned one has to be compared with. A gain of 0 is no con
 from __future__ import annotations
 
 import functools
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from dlde.figures import empty
 from dlde.method import DataInfo, Evaluation, Method, Operation, Run
 from dlde.problem import ActuatedField
 from dlde.tasks.feedback import CONTROLLED, Controller, Feedback, SaturatedLinear, actuated, simulate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Tuned(nn.Module):
@@ -103,7 +106,7 @@ class ProportionalControl(Method):
 def _gains_figure(curve: list[tuple[float, float]], best: float) -> Figure:
     """Mean cost on the paths of tuning against the gain."""
     gains, costs = np.array(curve).T
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    figure = empty((5.5, 3.6))
     axes = figure.subplots()
     axes.plot(gains, costs, marker="o", color=CONTROLLED, linewidth=1.8)
     axes.axvline(best, color=CONTROLLED, linewidth=1.2, linestyle="--", label=f"chosen: {best:g}")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from dlde.figures import INK, MUTED, PREDICTION
+from dlde.figures import INK, MUTED, PREDICTION, empty
 from dlde.files import disk_full_named, write_json
 from dlde.pipeline import Pipeline, Range, Search
 from dlde.search import space
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from dlde.search.tune import Found, Outcome
 
 FEWEST = 4  # trials, below which nothing is said about importance
@@ -93,7 +94,7 @@ def frozen(search: Search, outcome: Outcome) -> Any:
 
 def importances(shares: dict[str, float]) -> Figure:
     """One bar a field, the largest above."""
-    figure = Figure(figsize=(6.4, 1.2 + 0.4 * len(shares)), layout="constrained")
+    figure = empty((6.4, 1.2 + 0.4 * len(shares)))
     axes = figure.subplots()
     names = list(shares)[::-1]
     axes.barh(names, [shares[name] for name in names], color=PREDICTION, height=0.6)
@@ -109,7 +110,7 @@ def parallel(search: Search, outcomes: Sequence[Outcome]) -> Figure:
     """Every trial as a line through its fields to its objective; better ones darker and above."""
     shown = [outcome for outcome in outcomes if outcome.objective is not None]
     fields = list(search.space)
-    figure = Figure(figsize=(2.2 + 1.7 * (len(fields) + 1), 4.4), layout="constrained")
+    figure = empty((2.2 + 1.7 * (len(fields) + 1), 4.4))
     axes = figure.subplots()
     values = np.array([outcome.objective for outcome in shown], float)
     logarithmic = bool(len(values)) and values.min() > 0 and values.max() / values.min() > 30

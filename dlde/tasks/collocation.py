@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlde.errors import GridError, SpecError
-from dlde.figures import INK, MUTED, PREDICTION, REFERENCE
+from dlde.figures import INK, MUTED, PREDICTION, REFERENCE, empty
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run, Terms
 from dlde.numerics import jets, sampling
 from dlde.numerics.jets import Jet, Operators
 from dlde.problem import Residual
 from dlde.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
@@ -346,7 +348,7 @@ def draw_line(
 ) -> Figure:
     """Solution, error and residual along the one coordinate."""
     x, u, v, r = (_plain(values) for values in (points[:, 0], reference, prediction, residual))
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    figure = empty((6.4, 6.0))
     above, error, below = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1.2, 1.2])
     above.plot(x, u, color=REFERENCE, linewidth=2.2, label="reference")
     above.plot(x, v, color=PREDICTION, linewidth=1.6, linestyle="--", label="prediction")
@@ -367,7 +369,7 @@ def draw_plane(
     per_axis = round(len(points) ** 0.5)
     (first, (a, b)), (second, (c, d)) = problem.box.items()
     u, v, r = (_plain(f).reshape(per_axis, per_axis).T for f in (reference, prediction, residual))
-    figure = Figure(figsize=(14.0, 3.2), layout="constrained")
+    figure = empty((14.0, 3.2))
     size = max(float(np.abs(v - u).max()), 1e-300)
     shared = {"vmin": u.min(), "vmax": u.max(), "cmap": "viridis"}
     panels: list[tuple[str, Array, dict[str, Any]]] = [
@@ -390,7 +392,7 @@ def draw_density(problem: Residual, target: Tensor, found: Tensor, level: str) -
     if len(problem.box) == 1:
         ((name, (start, stop)),) = problem.box.items()
         edges = np.linspace(start, stop, len(wanted) + 1)
-        figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+        figure = empty((6.0, 3.6))
         axes = figure.subplots()
         axes.stairs(wanted, edges, color=REFERENCE, linewidth=2.0, label="best density")
         axes.stairs(placed, edges, color=PREDICTION, linewidth=1.4, label="sampler")
@@ -398,7 +400,7 @@ def draw_density(problem: Residual, target: Tensor, found: Tensor, level: str) -
         axes.legend(frameon=False)
         return _tidy(figure)
     (first, (a, b)), (second, (c, d)) = problem.box.items()
-    figure = Figure(figsize=(8.0, 3.8), layout="constrained")
+    figure = empty((8.0, 3.8))
     figure.suptitle(level, fontsize=10)
     for axes, title, values in zip(
         figure.subplots(1, 2), ("best density", "sampler"), (wanted, placed), strict=True

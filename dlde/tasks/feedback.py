@@ -10,20 +10,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field
 from scipy.stats import t as student
 from torch import Tensor, nn
 
 from dlde.errors import SpecError
+from dlde.figures import empty
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run
 from dlde.numerics.threads import one_thread
 from dlde.problem import ActuatedField, Seed
 from dlde.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Law = Callable[[Tensor], Tensor]  # fields (batch, num_points) -> controls (batch, places)
 
@@ -216,7 +219,7 @@ def fields_figure(problem: ActuatedField, free: Paths, acted: Paths) -> Figure:
         ("with control", acted.fields[chosen], acted.costs[chosen]),
         ("force", force, None),
     )
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = empty((12, 3.6))
     columns = figure.subplots(1, 3, sharey=True)
     size = float(free.fields[chosen].abs().max())
     end = problem.decisions * problem.interval
@@ -241,7 +244,7 @@ def fields_figure(problem: ActuatedField, free: Paths, acted: Paths) -> Figure:
 def cost_figure(problem: ActuatedField, free: Paths, acted: Paths) -> Figure:
     """Cost per unit of time (its mean and the middle 90 % of the paths), and cost of whole episodes."""
     times = problem.interval * (np.arange(problem.decisions) + 1)
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = empty((11, 3.8))
     left, right = figure.subplots(1, 2)
     bins = np.linspace(0, float(free.totals.max()) * 1.001, 25)
     for paths, colour, name in ((free, UNCONTROLLED, "without control"), (acted, CONTROLLED, "with control")):

@@ -15,19 +15,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlde import figures
 from dlde.errors import NonFiniteError, SpecError
+from dlde.figures import empty
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run
 from dlde.problem import Semilinear
 from dlde.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PROBES = 64  # paths on which an equation is tried before anything is trained
 BLOCK = 512  # paths that a measurement carries at once
@@ -325,7 +328,7 @@ def _region(reference: Tensor, answered: Tensor, error: float) -> Figure:
 
 
 def _against(expected: Tensor, found: Tensor, label: str, *, size: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    figure = empty((4.6, 4.2))
     axes = figure.subplots()
     x, y = expected.cpu().numpy(), found.cpu().numpy()
     ends = (min(x.min(), y.min()), max(x.max(), y.max()))

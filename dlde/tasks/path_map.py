@@ -13,20 +13,23 @@ import math
 import statistics
 import time as clock
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlde import figures
 from dlde.datasets.info import DatasetInfo
 from dlde.errors import DataError, GridError, InputError, NonFiniteError, SpecError, nearest
+from dlde.figures import empty
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run, Terms
 from dlde.numerics.ridge import Moments, Readout, validated_dual_ridge, validated_ridge
 from dlde.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROLE = "paths"  # of the dataset
 BLOCK = 1 << 26  # bytes of features that are held at once, but at least one path's
@@ -432,7 +435,7 @@ def _paths_figure(times: Tensor, state: Tensor, prediction: Tensor, data: Datase
     t = times.cpu().numpy()
     reference, answer = state.cpu().numpy(), prediction.cpu().numpy()
     rows = min(state.shape[-1], 3)
-    figure = Figure(figsize=(3.4 * len(numbers), 2.6 * rows + 0.4), layout="constrained")
+    figure = empty((3.4 * len(numbers), 2.6 * rows + 0.4))
     axes = figure.subplots(rows, len(numbers), sharex=True, sharey="row", squeeze=False)
     label = f"{data.variables[output].long_name} ({data.variables[output].units})"
     for row in range(rows):
@@ -462,7 +465,7 @@ def _paths_figure(times: Tensor, state: Tensor, prediction: Tensor, data: Datase
 
 def _error_figure(curve: Sequence[tuple[float, float]]) -> Figure:
     """The normalised error against time."""
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    figure = empty((5.5, 3.6))
     axes = figure.subplots()
     points = [(t, error) for t, error in curve if error > 0]
     axes.plot([t for t, _ in points], [error for _, error in points], color=figures.REFERENCE, linewidth=1.8)

@@ -35,6 +35,18 @@ END_SECONDS = 120.0  # that a tracker may take to send the rest
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+# A tracker waits with its imports, which take seconds, until the training has begun: it would take the
+# processor from what the training imports meanwhile.
+_BEGIN = """
+import glob, json, os, select, sys
+settings = json.loads(sys.argv[1])
+curves = os.path.join(glob.escape(settings["folder"]), "curves", "*.jsonl")
+while not any(map(os.path.getsize, glob.glob(curves))) and not select.select([sys.stdin], [], [], 0.5)[0]:
+    pass
+from dlde.training import tracking
+tracking.follow(settings)
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -166,7 +178,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         try:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "dlde.training.tracking", json.dumps(self._settings)],
+                [sys.executable, "-c", _BEGIN, json.dumps(self._settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 text=True,
@@ -198,7 +210,7 @@ class Tracker:
             _warn(late)
 
 
-def _follow(settings: Mapping[str, Any]) -> None:
+def follow(settings: Mapping[str, Any]) -> None:
     """What the tracker's process does until its standard input ends, with how the training ended.
 
     A training that ended well is sent by whoever evaluates it: nothing is left to do here. An input
@@ -423,7 +435,3 @@ def _flat(place: str, value: Any) -> list[tuple[str, str]]:
             pair for key, inner in value.items() for pair in _flat(f"{place}.{key}" if place else key, inner)
         ]
     return [(place, value if isinstance(value, str) else json.dumps(value))]
-
-
-if __name__ == "__main__":
-    _follow(json.loads(sys.argv[1]))

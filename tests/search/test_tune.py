@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +22,7 @@ from dlde.search import report, space
 from dlde.search.tune import Outcome
 from dlde.spec import parse_assignments
 from tests.conftest import environment, tiny
-from tests.processes import started, wait_for
+from tests.processes import children, started, wait_for
 
 Dlde = Callable[..., tuple[int, Any, str]]
 SPACE = "method.width: {choice: [4, 8]}, method.descent.rate: {log_uniform: [1e-3, 1e-1]}"
@@ -159,21 +158,17 @@ def test_grid_trains_every_point_once_and_leaves_a_bounded_disk(dlde: Dlde, root
 
 def test_killed_search_goes_on_and_repeats_no_finished_trial(dlde: Dlde, root: Path) -> None:
     """First a trial's process is killed, then the whole search; later it grows."""
-    long = [*tiny("method.descent.steps=1500"), "--set", "training.checkpoint_steps=50"]
+    long = [*tiny("method.descent.steps=700"), "--set", "training.checkpoint_steps=50"]
     options = [*long, "--set", f"search={{space: {{{SPACE}}}, metric: relative_l2, trials: 4, grace: 200}}"]
     with started(root, "tune", "neural-operator", *options) as process:
 
-        def trials() -> list[psutil.Process]:
-            children = psutil.Process(process.pid).children(recursive=True)
-            return [child for child in children if "ImplicitFunc" in " ".join(child.cmdline())]
-
         def running() -> bool:
-            return bool(trials()) and any(
+            return bool(children(process, "ImplicitFunc")) and any(
                 path.stat().st_size for path in root.glob("runs/*/curves/fit.jsonl")
             )
 
         wait_for(running, process)
-        trials()[0].kill()
+        children(process, "ImplicitFunc")[0].kill()
         journal = next(root.glob("searches/neural-operator-*/")) / "trials.jsonl"
         wait_for(lambda: journal.is_file() and '"ended"' in journal.read_text(), process)
         process.send_signal(signal.SIGKILL)
@@ -227,7 +222,7 @@ def test_a_population_hands_states_on_and_keeps_its_schedules(dlde: Dlde, root: 
 
 
 def test_distributed_trials_and_a_metric_that_is_never_logged(dlde: Dlde, root: Path) -> None:
-    text = "space: {method.width: {choice: [4]}}, metric: relative_l2, algorithm: random, trials: 1, scheduler: none"
+    text = "space: {method.width: {choice: [4]}}, metric: relative_l2, algorithm: random, trials: 1"
     code, found, stderr = dlde("tune", "neural-operator", *searched(text), "--workers", "2", root=root)
     assert code == 0, stderr
     execution = json.loads((root / "runs" / found["best"]["run"] / "execution.json").read_text())

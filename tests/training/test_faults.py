@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from tests.conftest import environment, tiny
-from tests.processes import DEADLINE, curve, has_rows, started, wait_for
+from tests.processes import DEADLINE, children, curve, has_rows, started, wait_for
 
 Dlde = Callable[..., tuple[int, Any, str]]
 STEPS = 600
@@ -54,11 +53,6 @@ def close(found: list[float], expected: list[float]) -> None:
     assert len(found) == len(expected)
     np.testing.assert_allclose(found[:50], expected[:50], rtol=1e-4)
     assert np.mean(found[-20:]) == pytest.approx(np.mean(expected[-20:]), rel=0.02)
-
-
-def ray_workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -102,7 +96,7 @@ def test_a_worker_that_hangs_is_named_and_all_start_again(root: Path, undisturbe
         "--json", stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         wait_for(lambda: has_rows(root, 60), process)
-        ray_workers(process)[1].suspend()
+        children(process, "RayTrainWorker")[1].suspend()
         output, stderr = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, stderr
     assert "hung for 2 s at step" in stderr

@@ -14,7 +14,7 @@ import torch
 
 from dlde.registry import package
 from tests.conftest import tiny
-from tests.processes import DEADLINE, curve, has_rows, started, wait_for
+from tests.processes import DEADLINE, children, curve, has_rows, started, wait_for
 
 Dlde = Callable[..., tuple[int, Any, str]]
 
@@ -30,10 +30,7 @@ def test_two_ray_workers_survive_a_killed_one_and_agree_with_one_process(dlde: D
         tmp_path / "two", "train", "neural-operator", *tiny(steps), "--workers", "2", "--json"
     ) as process:
         wait_for(lambda: has_rows(tmp_path / "two", 15), process)
-        workers = [
-            child for child in psutil.Process(process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]  # fmt: skip
+        workers = children(process, "RayTrainWorker")
         assert len(workers) == 2
         workers[1].kill()
         output, _ = process.communicate(timeout=DEADLINE)
@@ -71,10 +68,7 @@ def test_rollout_workers_on_ray_give_the_bits_of_one_process_also_when_one_is_ki
     with started(tmp_path / "two", "train", "spde-control", *sets, *more) as process:
 
         def actors() -> list[psutil.Process]:
-            return [
-                child for child in psutil.Process(process.pid).children(recursive=True)
-                if "ray::_Actor" in " ".join(child.cmdline())
-            ]  # fmt: skip
+            return children(process, "ray::_Actor")
 
         def simulating() -> bool:
             curves = (tmp_path / "two").glob("runs/*/curves/*.jsonl")
