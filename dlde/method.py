@@ -526,6 +526,7 @@ class Method(Spec, ABC):
     requires: ClassVar[type | None] = None  # the protocol that the pipeline's problem must offer
     roles: ClassVar[tuple[str, ...]] = ()  # the datasets that it reads; a property where fields decide
     precisions: ClassVar[tuple[str, ...]] = ("float32",)  # that it may be trained in; "bfloat16" beside it
+    chains: ClassVar[bool] = False  # whether its descent may go on in another, or take whole batches
     compiles_on: ClassVar[tuple[str, ...]] = ()  # kinds of device where compiling was measured to pay
 
     @classmethod
@@ -541,6 +542,12 @@ class Method(Spec, ABC):
         """Refuse a number of workers that the method cannot be shared over. Raises SpecError."""
         for name in type(self).model_fields:
             value = getattr(self, name)
+            if isinstance(value, Descent) and not self.chains and (value.then or value.whole):
+                raise SpecError(
+                    f"method.{name}: this method writes its own loop, which knows neither `then` nor "
+                    f"optimizer {LBFGS}; leave them out",
+                    mistakes=[f"method.{name}"],
+                )
             for descent in value.chain if isinstance(value, Descent) else ():
                 if descent.batch % workers:
                     raise SpecError(

@@ -90,6 +90,7 @@ class FCN(Method):
     """Fully convolutional residual network: learns the map between two fields, tied to one resolution."""
 
     roles: ClassVar = (ROLE,)
+    chains: ClassVar = True
     precisions: ClassVar = ("float32", "bfloat16")
 
     width: PositiveInt = 36  # channels

@@ -156,6 +156,7 @@ class FNO(Method):
     """Fourier neural operator: learns the map between two fields, on grids of any resolution."""
 
     roles: ClassVar = (ROLE,)
+    chains: ClassVar = True
     precisions: ClassVar = ("float32", "bfloat16")
 
     modes: PositiveInt = 16  # kept per axis

@@ -52,6 +52,7 @@ class GRU(Method):
     """Gated recurrent unit from a driving path to the state, trained by gradient descent."""
 
     roles: ClassVar = (ROLE,)
+    chains: ClassVar = True
 
     hidden: PositiveInt = 64
     map: PathMap = PathMap()

@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlde.errors import SpecError
-from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run
+from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run, Terms
 from dlde.nn.mlp import MLP
 from dlde.numerics import sampling
 from dlde.problem import Residual
@@ -48,6 +48,7 @@ class PINN(Method):
     """
 
     requires: ClassVar = Residual
+    chains: ClassVar = True
 
     width: PositiveInt = 32
     layers: PositiveInt = 2  # hidden ones, with tanh
@@ -100,25 +101,20 @@ class PINN(Method):
         assert isinstance(trial, Trial)
         trial.to(run.device)
         descent = self.descent.model_copy(update={"steps": self.num_steps})
-        optimizer = descent.optimizer_of(trial.parameters())
-        low, high = corners(trial.problem)
-        watch = self.task.watch(run)
-        state = run.state(
-            trial=trial,
-            optimizer=optimizer,
-            candidates=torch.zeros(self.pool.size, len(low), dtype=torch.float64),
-            weights=torch.ones(self.pool.size, dtype=torch.float64),
+        points, watch = _Points(self, trial), self.task.watch(run)
+
+        def loss(model: nn.Module, points: Tensor) -> Terms:
+            assert isinstance(model, Trial)
+            return self.task.loss(model, points, run)
+
+        run.fit(
+            trial,
+            points,
+            loss,
+            descent,
+            keep={"points": points},
+            after=lambda done: watch.after(done - 1, trial),
         )
-        for step in run.steps(descent.steps, state=state, seconds=descent.seconds):
-            descent.set_rate(optimizer, step)
-            if self.sampler == "pool" and step % self.pool.every == 0:
-                generator = run.generator("candidates", step)
-                state.candidates = sampling.uniform(self.pool.size, low, high, generator)
-                state.weights = self._weights(trial, state.candidates, run)
-            generator = run.generator("points", step)
-            points = run.share(self._points(low, high, state, generator)).to(run.device)
-            run.descend(optimizer, self.task.loss(trial, points, run), clip=descent.clip)
-            watch.after(step, trial)
         return trial
 
     def evaluate(self, model: nn.Module, run: Run) -> Evaluation:
@@ -137,9 +133,43 @@ class PINN(Method):
         refreshed = self.sampler == "pool" and step % self.pool.every == 0
         return self.descent.batch + (self.pool.size if refreshed else 0)
 
-    def _points(self, low: Tensor, high: Tensor, state: object, generator: torch.Generator) -> Tensor:
-        count = self.descent.batch
-        match self.sampler:
+
+class _Points:
+    """Where the residual is taken at every step; the candidates of a pool live through many of them."""
+
+    def __init__(self, method: PINN, trial: Trial) -> None:
+        self.method, self.trial = method, trial
+        self.low, self.high = corners(trial.problem)
+        size = method.pool.size
+        self.candidates = torch.zeros(size, len(self.low), dtype=torch.float64)
+        self.weights = torch.ones(size, dtype=torch.float64)
+
+    def at(self, step: int, run: Run) -> Tensor:
+        """This worker's share of a step's points, (batch / workers, coordinates)."""
+        pool = self.method.pool
+        if self.method.sampler == "pool" and step % pool.every == 0:
+            generator = run.generator("candidates", step)
+            self.candidates = sampling.uniform(pool.size, self.low, self.high, generator)
+            self.weights = self._weights(run)
+        drawn = self._drawn(self.method.descent.batch, run.generator("points", step))
+        return run.share(drawn).to(run.device)
+
+    def whole(self, run: Run) -> Tensor:
+        """The points of an optimizer that takes the same ones at every step: as many as its batch says."""
+        last = self.method.descent.chain[-1]
+        return run.share(self._drawn(last.batch, run.generator("points", "whole"))).to(run.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
+        return {"candidates": self.candidates, "weights": self.weights}
+
+    def load_state_dict(self, content: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`; points are drawn on the CPU."""
+        self.candidates, self.weights = content["candidates"].cpu(), content["weights"].cpu()
+
+    def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        low, high = self.low, self.high
+        match self.method.sampler:
             case "uniform":
                 return sampling.uniform(count, low, high, generator)
             case "grid":
@@ -151,15 +181,14 @@ class PINN(Method):
             case "lhs":
                 return sampling.latin_hypercube(count, low, high, generator)
             case "pool":
-                weights, candidates = state.weights, state.candidates  # type: ignore[attr-defined]
-                return candidates[sampling.proportional(weights, count, generator)]  # type: ignore[no-any-return]
+                return self.candidates[sampling.proportional(self.weights, count, generator)]
 
-    def _weights(self, trial: Trial, candidates: Tensor, run: Run) -> Tensor:
-        """|R|^power / mean |R|^power + floor, on the CPU, where points are drawn."""
-        share = run.share(candidates).to(run.device)
-        trial.count(share, run)
+    def _weights(self, run: Run) -> Tensor:
+        """|R|^power / mean |R|^power + floor."""
+        share = run.share(self.candidates).to(run.device)
+        self.trial.count(share, run)
         with torch.no_grad():
-            squares = [r.double().square() for r in trial.residual(share).values()]
-        size = torch.stack(squares).sum(0) ** (self.pool.power / 2)
+            squares = [r.double().square() for r in self.trial.residual(share).values()]
+        size = torch.stack(squares).sum(0) ** (self.method.pool.power / 2)
         size = run.comm.gather(size).cpu()
-        return size / size.mean().clamp(min=1e-300) + self.pool.floor
+        return size / size.mean().clamp(min=1e-300) + self.method.pool.floor

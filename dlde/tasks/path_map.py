@@ -350,6 +350,10 @@ class Pairs:
         chosen = run.share(drawn).to(self.path.device)
         return self.times[chosen], self.path[chosen], self.state[chosen]
 
+    def whole(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+        """This worker's share of all paths."""
+        return run.share(self.times), run.share(self.path), run.share(self.state)
+
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Terms:
         """Mean square error, each component in units of its standard deviation."""
         times, path, state = batch

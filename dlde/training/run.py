@@ -12,8 +12,12 @@ training is to stop, so that all workers do it at the same step.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -305,7 +309,15 @@ class EngineRun(Run):
             done += self._last  # fewer than planned where it was stopped
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(function) if self.execution.compile else function
+        if not self.execution.compile:
+            return function
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            # A process that was killed while it compiled leaves half a library, which every later one
+            # with the same place would load: every process has a place of its own.
+            place = tempfile.mkdtemp(prefix="dlde-compiled-")
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = place
+            atexit.register(shutil.rmtree, place, ignore_errors=True)
+        return torch.compile(function)
 
     def once(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         path = self.folder / "once" / f"{name}.safetensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from dlde.errors import GridError, SpecError
 from dlde.method import DataInfo, Descent
-from dlde.methods.pinn import PINN, Pool
+from dlde.methods.pinn import PINN, Pool, _Points
 from dlde.problem import Problem
 from dlde.problems.burgers import Burgers, Sine
 from dlde.problems.convection_layer import ConvectionLayer
@@ -60,8 +62,9 @@ def test_a_pool_draws_where_the_residual_is_large(tmp_path: Path) -> None:
     method = changed(SMALL, sampler="pool", pool={"power": 2.0, "floor": 0.5})
     run = run_of(tmp_path)
     trial = method.build(run.info)
-    x = torch.rand(20, 1, dtype=torch.float64)
-    weights = method._weights(trial, x, run)
+    points = _Points(method, trial)
+    points.candidates = x = torch.rand(20, 1, dtype=torch.float64)
+    weights = points._weights(run)
     squares = trial.residual(x)["convection"].detach().double() ** 2
     torch.testing.assert_close(weights, squares / squares.mean() + 0.5)
     assert int(trial.evaluations) == 20
@@ -140,3 +143,41 @@ def test_workers_that_cannot_share_are_refused() -> None:
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(SpecError, match="sampler: input should be 'uniform', 'grid'"):
         PINN.parse({"sampler": "normal"}, source="test")
+
+
+def test_lbfgs_goes_on_where_adam_ends(tmp_path: Path) -> None:
+    """On the same points at every step, it lowers the residual on all of the box by a lot."""
+    then = {"steps": 15, "optimizer": "lbfgs", "batch": 128, "options": {"max_iter": 10}}
+    plain, chained = (
+        PINN.parse(
+            {
+                "width": 16, "descent": {"steps": 300, "batch": 64, "rate": 1e-2, **more},
+                "task": {"every": 50},
+            },
+            source="test",
+        )
+        for more in ({}, {"then": then})
+    )  # fmt: skip
+    errors = []
+    for name, method in (("plain", plain), ("chained", chained)):
+        run = run_of(tmp_path / name)
+        errors.append(method.evaluate(method.train(run), run).metrics["residual_rms"])
+    assert errors[1] < 0.2 * errors[0]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "chained" / "curves" / "fit-2.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 15
+
+
+@pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler"
+)
+def test_a_compiled_training_is_the_same_training(tmp_path: Path) -> None:
+    method = changed(SMALL)
+    plain = method.train(run_of(tmp_path / "plain"))
+    run = run_of(tmp_path / "compiled", execution=Execution(compile=True))
+    compiled = method.train(run)
+    for first, second in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-2, atol=1e-3)
+    assert int(plain.evaluations) == int(compiled.evaluations)

@@ -18,6 +18,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from dlde import catalog
 from dlde.errors import NonFiniteError, SpecError, TrainingError
 from dlde.method import Descent, Run, _optimizers
 from dlde.training import checkpoint
@@ -346,6 +347,15 @@ def test_any_optimizer_of_torch_moves_the_weights(tmp_path: Path) -> None:
 def test_a_descent_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(SpecError, match=told):
         Descent.parse({"steps": 3, **wrong}, source="test")
+
+
+def test_a_method_with_a_loop_of_its_own_takes_no_chain_and_a_chain_keeps_its_batch() -> None:
+    deep_bsde = catalog.read("method", {"name": "deep-bsde", "descent": {"steps": 9, "then": {"steps": 2}}})
+    with pytest.raises(SpecError, match=r"method\.descent: this method writes its own loop"):
+        deep_bsde.check_workers(1)
+    assert Descent.parse({"steps": 9, "batch": 64, "then": {"steps": 2}}, source="test").chain[1].batch == 64
+    with pytest.raises(SpecError, match=r"then\.batch=8 is not batch=64"):
+        Descent.parse({"steps": 9, "batch": 64, "then": {"steps": 2, "batch": 8}}, source="test")
 
 
 def test_options_reach_the_optimizer_and_a_factory_replaces_it(tmp_path: Path) -> None:
