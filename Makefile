@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## generate, train on two Ray workers, register, evaluate, serve, ask
@@ -23,7 +23,12 @@ lint: .venv/ready
 
 bench: .venv/ready  ## speed, side by side with the libraries a user would pick instead
 	@$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $$(ls benchmarks/*.py | grep -v timing.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-gpu: .venv/ready  ## the steps that a GPU takes, against the same libraries
+	@$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@for script in 'fno_step.py --compiled' 'pinn_step.py --compiled' 'pinn_step.py --memory'; do \
+	  echo "== $$script"; $(BIN)/python benchmarks/$$script --device cuda || exit 1; done
 
 clean:  ## removes the environment and caches; results under .dlde/ stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist

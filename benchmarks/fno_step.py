@@ -1,6 +1,7 @@
 """Training step of our Fourier neural operator against neuraloperator's, with equal weights.
 
-    python benchmarks/fno_step.py [--threads 1] [--repeats 40] [--compiled] [--errors] [--roads]
+    python benchmarks/fno_step.py [--threads 1] [--repeats 40] [--compiled] [--device cuda]
+    python benchmarks/fno_step.py --errors | --roads
 
 Needs `pip install neuraloperator` (tried with 2.0.0). Both networks hold the same weights, which is
 checked by their answers; a step is forward, relative L2 loss, backward and Adam. Steps are taken in
@@ -44,18 +45,20 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--roads", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the steps")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{machine(options.threads)}, neuraloperator {importlib.metadata.version('neuraloperator')}\n")
+    version = importlib.metadata.version("neuraloperator")
+    print(f"{machine(options.threads, options.device)}, neuraloperator {version}\n")
     if options.roads:
         roads(options.repeats)
     elif options.errors:
         errors()
     else:
-        steps(options.repeats, compiled=options.compiled)
+        steps(options.repeats, compiled=options.compiled, device=options.device)
 
 
-def steps(repeats: int, *, compiled: bool) -> None:
+def steps(repeats: int, *, compiled: bool, device: str) -> None:
     names = ["dlde", *IMPLEMENTATIONS, *(["dlde compiled", "rival compiled"] if compiled else [])]
     print(
         f"| case | points | modes | width | batch | {' | '.join(f'{name} (ms)' for name in names)} | ratio |"
@@ -66,10 +69,10 @@ def steps(repeats: int, *, compiled: bool) -> None:
         # The rival turns its spectrum back by the wrong shift where an axis is odd: compare on an even one.
         check(ours, theirs, torch.randn(2, *[points + points % 2] * dims, 1))
         rivals = [theirs, *(pair(dims, points, modes, width, one)[1] for one in IMPLEMENTATIONS[1:])]
-        models: list[Any] = [ours, *rivals]
+        models: list[Any] = [model.to(device) for model in (ours, *rivals)]
         if compiled:
             models += [torch.compile(ours), torch.compile(theirs)]
-        inputs, targets = (torch.randn(batch, *[points] * dims, 1) for _ in range(2))
+        inputs, targets = (torch.randn(batch, *[points] * dims, 1, device=device) for _ in range(2))
         times = in_turn(
             [stepper(m, inputs, targets, fused=not isinstance(_inner(m), Rival)) for m in models], repeats
         )

@@ -48,7 +48,8 @@ def loop(config):
         if step == 0 and train.get_context().get_world_rank() == 0:
             open(config["first"], "w").close()
 
-ray.init(address="local", num_cpus={cpus}, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+quiet = dict(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(address="local", num_cpus={cpus}, **quiet)
 TorchTrainer(
     loop, train_loop_config={{"first": sys.argv[1]}}, scaling_config=ScalingConfig(num_workers={workers}),
     run_config=RunConfig(name="bare", storage_path=sys.argv[2]),

@@ -1,6 +1,6 @@
 """Training step of a physics-informed network against DeepXDE's (PyTorch), with equal weights.
 
-    python benchmarks/pinn_step.py [--threads 1] [--repeats 15] [--compiled] [--memory]
+    python benchmarks/pinn_step.py [--threads 1] [--repeats 15] [--compiled] [--memory] [--device cuda]
 
 Needs `pip install deepxde` (tried with 1.15.0). Both sides are the same function: a tanh network of the
 coordinates scaled to [-1, 1], inside the same conditions where the case has any. Loss and gradients at the
@@ -83,26 +83,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        print(peak(int(options.peak[0]), options.peak[1]))
+        print(peak(int(options.peak[0]), options.peak[1], options.device))
         return
-    print(f"{machine(options.threads)}, deepxde {importlib.metadata.version('deepxde')}\n")
+    print(f"{machine(options.threads, options.device)}, deepxde {importlib.metadata.version('deepxde')}\n")
     if options.memory:
-        memory()
+        memory(options.device)
     else:
-        times(options.repeats, compiled=options.compiled)
+        times(options.repeats, compiled=options.compiled, device=options.device)
 
 
-def times(repeats: int, *, compiled: bool) -> None:
+def times(repeats: int, *, compiled: bool, device: str) -> None:
     head = ["dlde (ms)", *(["dlde compiled (ms)"] if compiled else []), "DeepXDE (ms)", "ratio"]
     print(f"| case | points | {' | '.join([*head, *(['ratio compiled'] if compiled else [])])} |")
     print("|---" * (len(head) + 2 + compiled) + "|")
     for name, dims, layers, width, count in CASES:
-        trial, ours, theirs, rival = pair(dims, layers, width)
-        points = points_of(trial, count)
+        trial, ours, theirs, rival = pair(dims, layers, width, device)
+        points = points_of(trial, count).to(device)
         check(trial, ours, theirs, rival, points)
         candidates = [stepper(trial, ours, points)]
         if compiled:
@@ -116,14 +117,14 @@ def times(repeats: int, *, compiled: bool) -> None:
         print(f"| {name} | {count} | {' | '.join(row)} |", flush=True)
 
 
-def memory() -> None:
+def memory(device: str) -> None:
     print("| case | points | dlde (MB) | DeepXDE (MB) | ratio |")
     print("|---" * 5 + "|")
     for number, (name, *_, count) in enumerate(CASES):
         mine, theirs = (
             float(
                 subprocess.run(  # noqa: S603
-                    [sys.executable, __file__, "--peak", str(number), side],
+                    [sys.executable, __file__, "--device", device, "--peak", str(number), side],
                     check=True, capture_output=True, text=True,
                 ).stdout.split()[-1]
             )
@@ -132,13 +133,22 @@ def memory() -> None:
         print(f"| {name} | {count} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |", flush=True)
 
 
-def peak(number: int, side: str) -> float:
-    """Growth of the largest resident set over three steps (MB), after a step of 100 points."""
+def peak(number: int, side: str, device: str) -> float:
+    """Growth of the largest resident set over three steps (MB), after a step of 100 points.
+
+    On a GPU, of the largest allocation there.
+    """
     _, dims, layers, width, count = CASES[number]
-    trial, ours, theirs, rival = pair(dims, layers, width)
+    trial, ours, theirs, rival = pair(dims, layers, width, device)
     model, loss = (trial, ours) if side == "dlde" else (rival, theirs)
-    stepper(model, loss, points_of(trial, 100))()
-    step = stepper(model, loss, points_of(trial, count))
+    stepper(model, loss, points_of(trial, 100).to(device))()
+    step = stepper(model, loss, points_of(trial, count).to(device))
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(3):
         step()
@@ -148,7 +158,9 @@ def peak(number: int, side: str) -> float:
 Loss = Callable[[Tensor], Tensor]
 
 
-def pair(dims: int, layers: int, width: int) -> tuple[Trial, Loss, Loss, torch.nn.Module]:
+def pair(
+    dims: int, layers: int, width: int, device: str = "cpu"
+) -> tuple[Trial, Loss, Loss, torch.nn.Module]:
     """dlde's trial function with its loss, DeepXDE's loss and network, with the same weights."""
     import deepxde as dde
 
@@ -166,7 +178,9 @@ def pair(dims: int, layers: int, width: int) -> tuple[Trial, Loss, Loss, torch.n
             other.weight.copy_(mine.weight)
             other.bias.copy_(mine.bias)
     low, high = corners(problem)
-    middle, radius = (low + high).float() / 2, (high - low).float() / 2
+    middle, radius = ((low + high).float() / 2).to(device), ((high - low).float() / 2).to(device)
+    trial.to(device)
+    network.to(device)
     if not dims:
         k, amplitude = burgers._wavenumber, burgers._amplitude
 

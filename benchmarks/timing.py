@@ -18,13 +18,16 @@ def in_turn(candidates: list[Callable[[], object]], repeats: int, *, warmup: int
         for times, candidate in zip(seconds, candidates, strict=True):
             start = time.perf_counter()
             candidate()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return [statistics.median(times[warmup:]) for times in seconds]
 
 
-def machine(threads: int) -> str:
-    """Processor, cores, threads used, and torch's version."""
-    return f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s), torch {torch.__version__}"
+def machine(threads: int, device: str = "cpu") -> str:
+    """Processor, cores, threads used, the GPU where one is used, and torch's version."""
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    return f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s){gpu}, torch {torch.__version__}"
 
 
 def _processor() -> str:

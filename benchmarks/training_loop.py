@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from timing import machine
+from torch import Tensor, nn
 
 from dlde.method import DataInfo, Descent, Evaluation, Method, Operation, Run, Terms
 

@@ -119,6 +119,7 @@ def predict(
             "dlde": __version__,
         }
         partial_target = target.with_name(f".{target.name}.{os.getpid()}.partial{target.suffix}")
+        _sweep(target)
         told: list[str] = []
         shapes: dict[str, list[int]] = {}
         try:
@@ -218,6 +219,12 @@ def _rows(given: Given, expected: Operation, places: Mapping[str, str]) -> int:
             mistakes.append(f"input {name!r} has shape {given.shapes[place]}, expected {spec.describe()}")
         elif shape:
             counts[name] = shape[0]
+            for number, (dim, size) in enumerate(zip(spec.dims, shape, strict=True)):
+                if (dim.size is not None and size != dim.size) or (number and size < dim.minimum):
+                    mistakes.append(
+                        f"input {name!r} has shape {given.shapes[place]}, expected {spec.describe()}: "
+                        f"{dim.name} is {size}"
+                    )
         units = given.units.get(place)
         if units is not None and not _same_units(units, spec.units):
             mistakes.append(
@@ -550,6 +557,27 @@ def _replace(partial_target: Path, target: Path) -> None:
         target.rename(old)
     partial_target.rename(target)
     _discard(old)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that were killed have left beside the target."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        number = path.name.removeprefix(f".{target.name}.").partition(".")[0]
+        if number.isdecimal() and not _alive(int(number)):
+            if path.name.endswith(".old") and not target.exists():
+                path.rename(target)
+            else:
+                _discard(path)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _discard(path: Path) -> None:

@@ -60,6 +60,7 @@ def tune(
         "best": found.best.dump(),
         "importance": found.importance,
         "model": found.model,
+        "schedules": found.schedules,
         "folder": str(found.folder),
         "trials": [outcome.dump() for outcome in found.outcomes],
     }
@@ -85,9 +86,15 @@ def _told(found: Found) -> str:
     shares = table(
         ["field", "importance"], [[name, f"{share:.2f}"] for name, share in found.importance.items()]
     )
+    rows = [
+        [row["step"], *(dict(shown(row["point"]))[path] for path in found.search.space)]
+        for row in found.schedules.get(found.best.number, [])
+    ]
+    went = "what the best went through:\n" + table(["from step", *found.search.space], rows)
     return "\n\n".join(
         [
             best,
+            *([went] if rows else []),
             *([shares] if found.importance else []),
             f"{found.folder}\nthe best trial: dlde train {found.folder}/best.yaml"
             + (f"\nregistered as {found.model}" if found.model else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,8 @@ class Dataset:
     def to_xarray(self, split: str) -> xr.Dataset:
         """A split as an xarray dataset with names, units and coordinates, read when it is used.
 
+        Nested attributes (the problem, the versions) are JSON text, so that it can be written as NetCDF.
+
         Of a store that holds more samples, those of this dataset. Values are not compared with what was
         committed: `read` and `verify` do that.
         """
@@ -122,6 +125,11 @@ class Dataset:
         self._check_known(split)
         opened = xr.open_zarr(self.store, group=split, chunks=None, consolidated=False)
         chosen: xr.Dataset = opened.isel(sample=slice(0, self.recipe.samples[split]))
+        # NetCDF knows text and numbers alone: what is nested is JSON there.
+        chosen.attrs = {
+            name: json.dumps(value) if isinstance(value, Mapping | list | bool | None) else value
+            for name, value in chosen.attrs.items()
+        }
         return chosen
 
     def num_blocks(self, split: str) -> int:

@@ -24,7 +24,7 @@ FEWEST = 4  # trials, below which nothing is said about importance
 
 
 def write(found: Found) -> None:
-    """`trials.csv`, `trials.parquet`, `search.json`, `importance.png` and `trials.png` in its folder."""
+    """`trials.csv`, `trials.parquet`, `search.json`, `trials.png` and other pictures in its folder."""
     import pandas as pd
 
     frame = pd.DataFrame([outcome.dump() for outcome in found.outcomes])
@@ -37,6 +37,8 @@ def write(found: Found) -> None:
         figures = {"trials": parallel(found.search, found.outcomes)}
         if found.importance:
             figures["importance"] = importances(found.importance)
+        if found.schedules:
+            figures["schedules"] = schedules(found)
         for name, figure in figures.items():
             figure.savefig(found.folder / f"{name}.png", dpi=120, metadata={"Software": None})
     write_json(
@@ -47,6 +49,7 @@ def write(found: Found) -> None:
             "best": found.best.dump(),
             "importance": found.importance,
             "model": found.model,
+            "schedules": found.schedules,
             "trials": [outcome.dump() for outcome in found.outcomes],
         },
     )
@@ -146,6 +149,34 @@ def parallel(search: Search, outcomes: Sequence[Outcome]) -> Figure:
     axes.set_title(f"{len(shown)} trials, the best in bold{note}", fontsize=11, loc="left")
     _tidy(axes)
     axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def schedules(found: Found) -> Figure:
+    """Every field over the steps, a line for each member of the population, the best in bold."""
+    fields = list(found.search.space)
+    figure = empty((7.0, 0.9 + 2.0 * len(fields)))
+    places = figure.subplots(len(fields), 1, sharex=True, squeeze=False)[:, 0]
+    steps = {outcome.number: outcome.step for outcome in found.outcomes}
+    for axes, path in zip(places, fields, strict=True):
+        where = found.search.space[path]
+        for number, rows in found.schedules.items():
+            best = number == found.best.number
+            values = [row["point"][path] for row in rows]
+            heights = [_height(where, value) for value in values] if where.choice else values
+            axes.step(
+                [*(row["step"] for row in rows), steps[number]], [*heights, heights[-1]], where="post",
+                color=PREDICTION if best else MUTED, linewidth=2.4 if best else 1.0, zorder=2 + best,
+            )  # fmt: skip
+        if where.choice:
+            axes.set_yticks(*zip(*_ticks(where), strict=True))
+            axes.set_ylim(0, 1)
+        elif where.log_uniform or where.log_integer:
+            axes.set_yscale("log")
+        axes.set_ylabel(path)
+        _tidy(axes)
+    places[0].set_title("What the members' states went through, the best in bold", fontsize=11, loc="left")
+    places[-1].set_xlabel("step")
     return figure
 
 

@@ -28,6 +28,8 @@ TAKEN_SECONDS = 90.0  # that the processes of a killed search may hold its runs
 POLL_SECONDS = 0.5
 HANDED = "handed.json"
 KEPT = 4  # states of a member that others may still take
+SCHEDULE = "schedule.jsonl"
+FREED = "freed.json"  # of a run whose model is gone: what it had logged last, its step, its metrics
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -48,6 +50,7 @@ def run(config: dict[str, Any], *, plain: dict[str, Any], root: str, folder: str
     import torch
 
     torch.set_num_threads(max(1, int(search.cpus)))
+    about: dict[str, Any] = {}
     try:
         if search.algorithm == "pbt":
             number = numbers[place_of(tune.get_context().get_trial_id())]
@@ -55,9 +58,12 @@ def run(config: dict[str, Any], *, plain: dict[str, Any], root: str, folder: str
             place = Path(folder) / f"member-{number:03d}"
             _member(point, place, pipeline, search, Path(root), tune)
         else:
-            _alone(config.get("listed", config), pipeline, search, Path(root), tune.report)
+            point = space.from_optuna(search, config.get("listed", config)["point"])
+            chosen = trial_of(pipeline, point)
+            about = {"run": chosen.job.run, "point": point}
+            _alone(chosen, about, search, Path(root), tune.report)
     except DldeError as error:
-        tune.report({"objective": _worst(search), "step": 0, "failure": error.message})
+        tune.report({**about, "objective": _worst(search), "step": 0, "failure": error.message})
 
 
 def place_of(trial_id: str) -> int:
@@ -65,17 +71,18 @@ def place_of(trial_id: str) -> int:
     return int(trial_id.rsplit("_", 1)[1])
 
 
-def _alone(config: dict[str, Any], pipeline: Pipeline, search: Search, root: Path, report: Report) -> None:
-    point = space.from_optuna(search, config["point"])
-    chosen = trial_of(pipeline, point)
-    about = {"run": chosen.job.run, "point": point}
-
+def _alone(chosen: Pipeline, about: dict[str, Any], search: Search, root: Path, report: Report) -> None:
     def follow(progress: Progress) -> None:
         value = progress.terms.get(search.metric)
         if value is not None and progress.step < progress.steps:
             report({**about, "objective": value, "step": progress.step})
 
     walk = Walk(chosen, root, watch=Watch(training=follow), tracked=False)
+    freed = _freed(walk.folder, search)
+    if freed is not None:
+        report({**about, **freed, "own": False, "ended": True})
+        return
+    own = not jobs.is_trained(walk.folder)
     deadline = time.monotonic() + TAKEN_SECONDS
     while not jobs.is_trained(walk.folder):
         try:
@@ -85,7 +92,33 @@ def _alone(config: dict[str, Any], pipeline: Pipeline, search: Search, root: Pat
                 raise
             time.sleep(POLL_SECONDS)
     objective = objective_of(walk, search)
-    report({**about, "objective": objective, "step": _steps(walk.folder), "ended": True})
+    report({**about, "objective": objective, "step": _steps(walk.folder), "own": own, "ended": True})
+
+
+def free(folder: Path, *, model: bool) -> None:
+    """Give back the disk of a trial that has ended: its checkpoints, and its model with `model`.
+
+    What it had reached stays, so that an equal trial need not be trained.
+    """
+    if model and jobs.is_trained(folder):
+        logged = jobs.curves(folder, jobs.logged(folder))
+        last = {name: rows[-1]["value"] for name, rows in logged.items() if rows}
+        plain = {"logged": last, "step": _steps(folder), "metrics": jobs.metrics_of(folder)}
+        write_json(folder / FREED, plain)
+        shutil.rmtree(folder / "model")
+    for name in ("checkpoints", "handed"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _freed(folder: Path, search: Search) -> dict[str, Any] | None:
+    """Objective and step of a run whose model was freed, None where that does not tell them."""
+    if jobs.is_trained(folder) or not (folder / FREED).is_file():
+        return None
+    plain = json.loads((folder / FREED).read_text())
+    test = search.metric.startswith("test/")
+    values = (plain["metrics"] or {}) if test else plain["logged"]
+    value = values.get(search.metric.removeprefix("test/"))
+    return None if value is None else {"objective": float(value), "step": plain["step"]}
 
 
 def trial_of(pipeline: Pipeline, point: space.Point) -> Pipeline:
@@ -140,7 +173,11 @@ def _member(
     chosen = pipeline.with_fields(point, source="search")
     job = chosen.job
     jobs.prepare(job, root, workers=1, folder=folder)
-    append_line(folder / "schedule.jsonl", {"step": _newest(folder), "time": time.time(), "point": point})
+    about_run = json.loads((folder / "job.json").read_text())
+    write_json(folder / "job.json", {**about_run, "job": job.dump()})
+    passed = schedule(folder)
+    if not passed or passed[-1]["point"] != json.loads(json.dumps(point)):
+        append_line(folder / SCHEDULE, {"step": _newest(folder), "point": point})
     execution = Execution(
         **{
             **{key: getattr(chosen.training, key) for key in Execution.model_fields},
@@ -174,15 +211,26 @@ def _member(
         )
 
 
+def schedule(folder: Path) -> list[dict[str, Any]]:
+    """The fields that a member's state went through, itself or in those it was taken from: {step, point}."""
+    path = folder / SCHEDULE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def _take_over(folder: Path, place: Path) -> None:
     """Another's state and history in place of one's own; where it has moved on, its next."""
     if not place.exists():
         place = min(place.parent.glob("step-*"), default=place)
-    if place.parent.parent != folder or _newest(folder) != _newest(place):
-        for name in ("checkpoints", "curves"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            shutil.copytree(place / name, folder / name)
-        shutil.rmtree(folder / "model", ignore_errors=True)
+    if place.parent.parent == folder and _newest(folder) == _newest(place):
+        return
+    partial = folder / ".taken"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(place, partial)  # before anything goes: a kill leaves one state or the other
+    for name in ("model", "curves", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("curves", SCHEDULE, "checkpoints"):
+        (partial / name).replace(folder / name)
+    partial.rmdir()
 
 
 @contextlib.contextmanager
@@ -194,6 +242,7 @@ def _handed(folder: Path, step: int) -> Iterator[str]:
         shutil.rmtree(partial, ignore_errors=True)
         for name in ("checkpoints", "curves"):
             shutil.copytree(folder / name, partial / name)
+        shutil.copy(folder / SCHEDULE, partial / SCHEDULE)
         partial.rename(place)
     for old in sorted(place.parent.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)

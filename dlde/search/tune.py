@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlde.errors import SpecError, TrainingError
+from dlde.errors import RunningError, SpecError, StoppedError, TrainingError
 from dlde.files import append_line, locked, write_atomically
 from dlde.pipeline import Pipeline, Search, Walk, Watch
 from dlde.search import report, space, trial
@@ -49,6 +49,7 @@ class Outcome:
     seconds: float
     run: str  # a run's name, or the folder of a member of a population
     failure: str | None = None
+    own: bool = True  # False where the run was there before: its model is not the search's to remove
 
     def dump(self) -> dict[str, Any]:
         """Plain data: the fields of the point beside the rest."""
@@ -74,6 +75,12 @@ class Found:
     importance: dict[str, float]  # of every field for the objective; empty where it cannot be told
     folder: Path
     model: str | None = None  # the best trial's, where it was registered
+
+    @property
+    def schedules(self) -> dict[int, list[dict[str, Any]]]:
+        """Of every member of a population, the fields that its state went through: {step, point}."""
+        members = {one.number: Path(one.run) for one in self.outcomes if Path(one.run).is_absolute()}
+        return {number: trial.schedule(place) for number, place in members.items()}
 
     @property
     def best(self) -> Outcome:
@@ -128,17 +135,20 @@ def tune(
         )
         if len(journal.ended) < count:
             _run(pipeline, search, root, folder, journal, count, watch, verbose)
+        if len(journal.ended) < count:
+            raise StoppedError(
+                f"search {folder.name} was stopped: {len(journal.ended)} of {count} trials have ended; "
+                "the same command again goes on"
+            )
         for outcome in journal.ended.values():
             if not outcome.failure:
                 place = root / "runs" / outcome.run
                 tracking.sync_if_possible(root, place, name=pipeline.name, parent=parent)
-        finished = sorted(
-            (one for one in journal.ended.values() if one.state == "finished"), key=partial(_rank, search)
-        )
+        finished = _finished(search, journal)
         if not finished:
             first = next(iter(journal.ended.values()))
             raise TrainingError(f"all {len(journal.ended)} trials failed, the first: {first.failure}")
-        _bound(root, folder, search, finished, list(journal.ended.values()))
+        _bound(root, search, journal)
         others = [one for one in journal.ended.values() if one.state != "finished"]
         outcomes = (*finished, *sorted(others, key=partial(_rank, search)))
         found = Found(pipeline, search, outcomes, report.importance(search, outcomes), folder)
@@ -150,6 +160,13 @@ def tune(
         if parent is not None:
             tracking.end_if_possible(root, parent, "FINISHED")
     return found
+
+
+def _finished(search: Search, journal: _Journal) -> list[Outcome]:
+    """The best first."""
+    return sorted(
+        (one for one in journal.ended.values() if one.state == "finished"), key=partial(_rank, search)
+    )
 
 
 def _rank(search: Search, outcome: Outcome) -> float:
@@ -165,6 +182,8 @@ class _Journal:
         self.path = path
         self.begun: dict[int, space.Point] = {}
         self.ended: dict[int, Outcome] = {}
+        self.died: set[int] = set()  # of those, whose processes died: the next start tries them again
+        self.freed: set[int] = set()  # of those, that have given back what they had on the disk
         for line in path.read_text().splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError):  # the last line of a killed process may be cut
                 row = json.loads(line)
@@ -179,10 +198,13 @@ class _Journal:
             self.begun[number] = point
             append_line(self.path, {"kind": "begun", "number": number, "point": point})
 
-    def end(self, outcome: Outcome) -> None:
-        """It has ended."""
+    def end(self, outcome: Outcome, *, died: bool = False) -> None:
+        """It has ended, or its process died too often."""
         self.ended[outcome.number] = outcome
-        append_line(self.path, {"kind": "ended", "outcome": outcome.__dict__})
+        if died:
+            self.died.add(outcome.number)
+        else:
+            append_line(self.path, {"kind": "ended", "outcome": outcome.__dict__})
 
 
 def _run(
@@ -223,7 +245,7 @@ def _run(
             numbers=missing,
         )
         settings, config = _searcher(search, journal, missing)
-        follower = _follower(search, journal, watch, count, missing)
+        follower = _follower(search, root, journal, watch, count, missing)
         tuner = tune.Tuner(
             tune.with_resources(function, resources),
             param_space=config,
@@ -345,8 +367,10 @@ def _scheduler(search: Search, pipeline: Pipeline) -> Any:
     return FIFOScheduler()
 
 
-def _follower(search: Search, journal: _Journal, watch: Watch, count: int, missing: list[int]) -> Any:
-    """Writes the journal from Ray Tune's events."""
+def _follower(
+    search: Search, root: Path, journal: _Journal, watch: Watch, count: int, missing: list[int]
+) -> Any:
+    """Writes the journal from Ray Tune's events, and keeps the disk bounded."""
     from ray.tune import Callback
 
     class Follower(Callback):  # type: ignore[misc]
@@ -368,6 +392,7 @@ def _follower(search: Search, journal: _Journal, watch: Watch, count: int, missi
             number, point = _of(search, one, missing)
             last = one.last_result or {}
             point = last.get("point", point)
+            died = failure is not None
             failure = last.get("failure") or failure
             if not failure and "run" not in last:
                 failure = "it ended without a result"
@@ -382,8 +407,11 @@ def _follower(search: Search, journal: _Journal, watch: Watch, count: int, missi
                     seconds=round(float(last.get("time_total_s", 0.0)), 3),
                     run=str(last.get("run", "")),
                     failure=failure,
-                )
+                    own=bool(last.get("own", True)),
+                ),
+                died=died,
             )
+            _bound(root, search, journal)
             told = failure or f"{search.metric} {last['objective']:.5g}, {state} at step {last['step']}"
             watch.say(f"trial {number}: {', '.join(f'{k} {v}' for k, v in space.shown(point))}: {told}")
             watch.trials(len(journal.ended), count, "")
@@ -399,17 +427,22 @@ def _of(search: Search, one: Any, missing: list[int]) -> tuple[int, space.Point]
     return config["number"], space.from_optuna(search, config["point"])
 
 
-def _bound(root: Path, folder: Path, search: Search, finished: list[Outcome], ended: list[Outcome]) -> None:
-    """Checkpoints of ended trials go, and the models of all but the best."""
-    kept = {outcome.number for outcome in finished[: search.keep]}
-    for outcome in ended:
-        if not outcome.run:
+def _bound(root: Path, search: Search, journal: _Journal) -> None:
+    """Checkpoints of ended trials go, and the models of all but the best that the search itself trained."""
+    kept = {outcome.run for outcome in _finished(search, journal)[: search.keep]}
+    for number, outcome in journal.ended.items():
+        if not outcome.run or number in journal.died | journal.freed:
             continue
         place = root / "runs" / outcome.run  # an absolute path stays what it is
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
-        shutil.rmtree(place / "handed", ignore_errors=True)
-        if outcome.number not in kept:
-            shutil.rmtree(place / "model", ignore_errors=True)
+        member = Path(outcome.run).is_absolute()
+        if member and len(journal.ended) < search.trials:
+            continue  # others of the population may still take its state
+        with contextlib.suppress(RunningError):  # one that was stopped may not have left its folder yet
+            lock = root / "runs" / ".locks" / place.name
+            with contextlib.nullcontext() if member else locked(lock, f"run {outcome.run}"):
+                trial.free(place, model=outcome.own and outcome.run not in kept)
+            if outcome.run not in kept:
+                journal.freed.add(number)
 
 
 def _best_pipeline(found: Found) -> Pipeline:

@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlde.errors import SpecError
+from dlde.files import locked
 from dlde.pipeline import Pipeline, Range, Search
 from dlde.search import report, space
-from dlde.search.tune import Outcome
+from dlde.search.trial import _freed
+from dlde.search.tune import Outcome, _bound, _Journal, tune
 from dlde.spec import parse_assignments
 from tests.conftest import environment, tiny
 from tests.processes import children, started, wait_for
@@ -145,8 +147,11 @@ def test_grid_trains_every_point_once_and_leaves_a_bounded_disk(dlde: Dlde, root
     assert not (folder / "ray").exists()
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1_000_000
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/curves/*")}
-    code, again, _ = dlde("tune", "neural-operator", *searched(text), "--register", root=root)
-    assert (code, again["trials"]) == (0, found["trials"])
+    # From the beginning: equal trials are found, also those whose models are gone.
+    code, again, stderr = dlde("tune", "neural-operator", *searched(text), "--fresh", "--register", root=root)
+    assert code == 0, stderr
+    assert sorted(row["objective"] for row in again["trials"]) == objectives
+    assert again["best"]["run"] == found["best"]["run"]
     assert before == {path: path.stat().st_mtime_ns for path in root.glob("runs/*/curves/*")}
     code, measured, stderr = dlde("evaluate", "neural-operator@challenger", root=root)
     assert code == 0, stderr
@@ -213,6 +218,15 @@ def test_a_population_hands_states_on_and_keeps_its_schedules(dlde: Dlde, root: 
     ]
     assert len(schedules) == 4
     assert any(len(rows) > 1 and rows[1]["step"] >= 40 for rows in schedules)
+    # A state that was handed on brings along what it went through.
+    assert any(
+        len(rows) > 1 and rows[0] == other[0]
+        for rows in schedules
+        for other in schedules
+        if rows is not other
+    )
+    assert all(rows[0]["step"] == 0 for rows in schedules)
+    assert found["schedules"][str(found["best"]["trial"])] in schedules
     assert all(1e-5 <= row["point"]["method.descent.rate"] <= 1e-1 for rows in schedules for row in rows)
     code, measured, stderr = dlde(
         "evaluate", found["model"], "--data", "solutions=" + str(next(root.glob("data/*.zarr"))), root=root
@@ -250,14 +264,36 @@ def test_importance_finds_the_field_that_matters() -> None:
     assert len(figure.axes[0].lines) == 40 + 3
 
 
-def test_a_population_cannot_change_shapes(dlde: Dlde, root: Path) -> None:
+def test_only_what_the_search_trained_is_removed(tmp_path: Path) -> None:
+    """Of two runs beside the best one was there before the search; a third is still being left."""
+    search = Search(space={"a": Range(uniform=(0.0, 1.0))}, metric="loss", keep=1)
+    journal = _Journal(tmp_path / "trials.jsonl")
+    for number, (name, own) in enumerate({"best": True, "found": False, "own": True, "held": True}.items()):
+        place = tmp_path / "runs" / name
+        for part in ("model", "checkpoints", "curves"):
+            (place / part).mkdir(parents=True)
+        (place / "model" / "model.json").write_text("{}")
+        (place / "curves" / "fit.jsonl").write_text(
+            json.dumps({"step": 3, "seconds": 1.0, "loss": 0.5}) + "\n"
+        )
+        journal.end(Outcome(number, {"a": 0.5}, "finished", float(number), 3, 1.0, name, own=own))
+    with locked(tmp_path / "runs" / ".locks" / "held", "run held"):
+        _bound(tmp_path, search, journal)
+    left = {path.parent.name for path in (tmp_path / "runs").glob("*/model")}
+    assert left == {"best", "found", "held"}
+    assert [path.parent.name for path in (tmp_path / "runs").glob("*/checkpoints")] == ["held"]
+    _bound(tmp_path, search, journal)
+    assert not (tmp_path / "runs" / "held" / "model").exists()
+    assert _freed(tmp_path / "runs" / "held", search) == {"objective": 0.5, "step": 3}
+    assert [one.own for one in _Journal(journal.path).ended.values()] == [True, False, True, True]
+
+
+def test_a_population_cannot_change_shapes(root: Path) -> None:
     text = "space: {method.width: {choice: [4, 8]}}, metric: relative_l2, algorithm: pbt"
-    code, document, _ = dlde("tune", "neural-operator", *searched(text), root=root)
-    assert code == 2
-    assert "search.space.method.width: a population hands its states on" in document["error"]["message"]
+    with pytest.raises(SpecError, match="search.space.method.width: a population hands its states on"):
+        tune("neural-operator", root, overrides=parse_assignments(searched(text)[1::2]))
 
 
-def test_a_pipeline_without_a_search_says_so(dlde: Dlde, root: Path) -> None:
-    code, document, _ = dlde("tune", "neural-operator", "--set", "search=null", root=root)
-    assert code == 2
-    assert "has no `search`" in document["error"]["message"]
+def test_a_pipeline_without_a_search_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="has no `search`"):
+        tune("neural-operator", tmp_path, overrides={"search": None})
