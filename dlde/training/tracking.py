@@ -430,7 +430,7 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _flat(place: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not place):  # MLflow takes no name that is empty
         return [
             pair for key, inner in value.items() for pair in _flat(f"{place}.{key}" if place else key, inner)
         ]
