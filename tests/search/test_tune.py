@@ -290,7 +290,7 @@ def test_only_what_the_search_trained_is_removed(tmp_path: Path) -> None:
 
 def test_a_population_cannot_change_shapes(root: Path) -> None:
     text = "space: {method.width: {choice: [4, 8]}}, metric: relative_l2, algorithm: pbt"
-    with pytest.raises(SpecError, match="search.space.method.width: a population hands its states on"):
+    with pytest.raises(SpecError, match=r"search\.space\.method\.width: a population hands its states on"):
         tune("neural-operator", root, overrides=parse_assignments(searched(text)[1::2]))
 
 
