@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dlde.registry.registry import client
 from tests.conftest import command, environment, tiny
 from tests.processes import DEADLINE, curve, has_rows, started, wait_for
