@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlde.errors import SpecError
+from dlde.errors import InputError, SpecError
 from dlde.files import locked
 from dlde.pipeline import Pipeline, Range, Search
 from dlde.search import report, space
-from dlde.search.trial import _freed
+from dlde.search.trial import _freed, _logged
 from dlde.search.tune import Outcome, _bound, _Journal, tune
 from dlde.spec import parse_assignments
+from dlde.training import job as jobs
 from tests.conftest import environment, tiny
 from tests.processes import children, started, wait_for
 
@@ -153,12 +154,11 @@ def test_grid_trains_every_point_once_and_leaves_a_bounded_disk(dlde: Dlde, root
     assert sorted(row["objective"] for row in again["trials"]) == objectives
     assert again["best"]["run"] == found["best"]["run"]
     assert before == {path: path.stat().st_mtime_ns for path in root.glob("runs/*/curves/*")}
-    code, measured, stderr = dlde("evaluate", "neural-operator@challenger", root=root)
-    assert code == 0, stderr
-    assert measured["metrics"]["relative_l2"] == pytest.approx(found["best"]["objective"], rel=1e-6)
-    code, trained, stderr = dlde("train", str(folder / "best.yaml"), root=root)
-    assert code == 0, stderr
-    assert (trained["run"], trained["state"]) == (found["best"]["run"], "found")
+    registered = next(root.glob("mlflow/**/model.json"))
+    assert json.loads(registered.read_text())["metrics"]["relative_l2"] == pytest.approx(objectives[0])
+    best = Pipeline.load(str(folder / "best.yaml"))
+    assert best.job.run == found["best"]["run"]
+    assert jobs.is_trained(best.job.folder(root))
 
 
 def test_killed_search_goes_on_and_repeats_no_finished_trial(dlde: Dlde, root: Path) -> None:
@@ -235,17 +235,28 @@ def test_a_population_hands_states_on_and_keeps_its_schedules(dlde: Dlde, root: 
     assert measured["metrics"]["relative_l2"] < 1.0
 
 
-def test_distributed_trials_and_a_metric_that_is_never_logged(dlde: Dlde, root: Path) -> None:
-    text = "space: {method.width: {choice: [4]}}, metric: relative_l2, algorithm: random, trials: 1"
+def test_distributed_trials_and_one_that_diverges(dlde: Dlde, root: Path) -> None:
+    text = (
+        "space: {method.descent.rate: {choice: [1e-2, 1e30]}}, metric: relative_l2, algorithm: grid, "
+        "scheduler: none"
+    )
     code, found, stderr = dlde("tune", "neural-operator", *searched(text), "--workers", "2", root=root)
     assert code == 0, stderr
-    execution = json.loads((root / "runs" / found["best"]["run"] / "execution.json").read_text())
+    finished, failed = found["trials"]
+    assert (finished["state"], finished["method.descent.rate"]) == ("finished", 1e-2)
+    assert (failed["state"], failed["objective"]) == ("failed", None)
+    assert "the loss term 'relative_l2' is" in failed["failure"]
+    assert not (root / "runs" / failed["run"] / "checkpoints").exists()
+    execution = json.loads((root / "runs" / finished["run"] / "execution.json").read_text())
     assert execution["workers"] == 2
-    code, document, stderr = dlde(
-        "tune", "neural-operator", *searched(text.replace("relative_l2", "loss")), root=root
-    )
-    assert code == 1
-    assert "'loss' is never logged; logged are relative_l2" in document["error"]["message"]
+
+
+def test_a_metric_that_is_never_logged_names_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves" / "fit.jsonl").write_text('{"step": 1, "seconds": 0.1, "relative_l2": 0.5}\n')
+    search = Search(space={"a": Range(uniform=(0.0, 1.0))}, metric="loss")
+    with pytest.raises(InputError, match="'loss' is never logged; logged are relative_l2"):
+        _logged(tmp_path, search)
 
 
 def test_importance_finds_the_field_that_matters() -> None:
