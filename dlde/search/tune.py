@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlde.errors import RunningError, SpecError, StoppedError, TrainingError
 from dlde.files import append_line, locked, write_atomically
 from dlde.pipeline import Pipeline, Search, Walk, Watch
@@ -302,8 +304,10 @@ def _tpe(search: Search, journal: _Journal, missing: list[int]) -> Any:
     class Tpe(Searcher):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(metric="objective", mode=search.mode)
+            # Another seed at each start: the points known already are not drawn once more.
+            seed = np.random.SeedSequence([search.seed, len(journal.begun)]).generate_state(1)[0]
             sampler = optuna.samplers.TPESampler(
-                seed=search.seed + len(journal.ended),
+                seed=int(seed),
                 multivariate=True,
                 constant_liar=True,
             )

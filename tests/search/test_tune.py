@@ -192,6 +192,8 @@ def test_killed_search_goes_on_and_repeats_no_finished_trial(dlde: Dlde, root: P
     by_number = {row["trial"]: row for row in found["trials"]}
     for number, outcome in done.items():
         assert by_number[number]["objective"] == outcome["objective"]
+    rates = {row["method.descent.rate"] for row in found["trials"]}
+    assert len(rates) == 4  # what was known is not drawn once more
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     begun = {row["number"]: row["point"] for row in before if row["kind"] == "begun"}
     for number, point in begun.items():
