@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +40,24 @@ def command(*arguments: str) -> list[str]:
 def tiny(*sets: str) -> list[str]:
     """The tiny pipeline's options, and more."""
     return [part for text in (*TINY, *sets) for part in ("--set", text)]
+
+
+@pytest.fixture
+def small_disk() -> Callable[[str], list[str]]:
+    """A command that runs a shell script in a mount namespace of its own, where it may mount a tmpfs.
+
+    Skips where that takes rights that the tests do not have, as in most containers and outside Linux;
+    what a full disk does is tested there by a write that fails (tests/training/test_run.py).
+    """
+    private = ["unshare", "-m", "sh", "-c"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(
+            [*private, "mount -t tmpfs tmpfs /mnt"], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("needs the right to mount a tmpfs in a private namespace")
+    return lambda script: [*private, script]
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ class PINN(Method):
     """Physics-informed network: solves an equation at points of its domain, without solved examples.
 
     `descent.steps` times `descent.batch` is the budget: evaluations of the residual at a point, with
-    or without derivatives by the weights. Candidates of a pool are paid from it, by fewer steps.
+    or without derivatives by the weights. Candidates of a pool are paid from it, by fewer steps; what
+    `descent.then` takes comes on top.
     """
 
     requires: ClassVar = Residual
@@ -156,8 +157,8 @@ class _Points:
 
     def whole(self, run: Run) -> Tensor:
         """The points of an optimizer that takes the same ones at every step: as many as its batch says."""
-        last = self.method.descent.chain[-1]
-        return run.share(self._drawn(last.batch, run.generator("points", "whole"))).to(run.device)
+        count = next(one.batch for one in self.method.descent.chain if one.whole)
+        return run.share(self._drawn(count, run.generator("points", "whole"))).to(run.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from dlde import catalog
-from dlde.errors import NonFiniteError, SpecError, TrainingError
+from dlde.errors import NonFiniteError, SpecError, StorageFullError, TrainingError
 from dlde.method import Descent, Run, _optimizers
 from dlde.training import checkpoint
 from dlde.training import job as jobs
@@ -176,6 +177,28 @@ def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) ->
 def test_only_two_checkpoints_are_kept(tmp_path: Path) -> None:
     loops.fit(tmp_path, execution=Execution(checkpoint_steps=5))
     assert len(list((tmp_path / "checkpoints" / "fit").iterdir())) == checkpoint.KEPT
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_checkpoint_that_finds_no_room_stops_with_the_last_good_one_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    whole = loops.fit(tmp_path / "a")
+    execution, saved = Execution(checkpoint_steps=10), tmp_path / "b" / "checkpoints" / "fit"
+    plain = os.fsync
+
+    def full(descriptor: int) -> None:
+        if len(list(saved.glob("step-*.pt"))) == 2:
+            raise OSError(number, os.strerror(number))
+        plain(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageFullError, match=r"no space left while writing .*the same command again"):
+            loops.fit(tmp_path / "b", execution=execution)
+    assert sorted(path.name for path in saved.iterdir()) == ["step-000000010.pt", "step-000000020.pt"]
+    assert same(whole, loops.fit(tmp_path / "b", execution=execution))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
 def test_once_is_made_once_and_read_back(tmp_path: Path) -> None:
