@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, NonNegativeInt, PlainSerializer, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor
 
 from dlde import catalog
@@ -58,6 +65,39 @@ class Solver(Spec):
     precision: Literal["float64", "float32"] = "float64"
 
 
+class Interval(Spec):
+    """A parameter that every instance draws anew: uniform, or uniform in its logarithm."""
+
+    low: float
+    high: float
+    scale: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low:g}, high={self.high:g}: expected low < high")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low={self.low:g}: a logarithmic scale needs low > 0; use scale: linear")
+        return self
+
+    def draw(self, generator: np.random.Generator) -> float:
+        """One value; consumes one uniform number."""
+        fraction = generator.random()
+        if self.scale == "log":
+            return float(self.low * (self.high / self.low) ** fraction)
+        return float(self.low + (self.high - self.low) * fraction)
+
+
+class Thresholds(Spec):
+    """What a certificate must find on random instances; errors are relative L2 norms per variable."""
+
+    order: float | None = None  # least observed order; None: the solver's `order` less 0.5
+    error: PositiveFloat = 1e-3  # largest difference from the same instance solved more finely
+    exact: PositiveFloat = 1e-3  # largest distance from the exact solution, where there is one
+    drift: PositiveFloat = 1e-6  # largest change of a conserved quantity, relative to its scale
+    defect: PositiveFloat = 1e-2  # largest relative defect of the equation
+
+
 class Problem(Spec):
     """An equation with domain, conditions and parameters; the fields are the parameters."""
 
@@ -73,11 +113,12 @@ class Solvable(ABC):
     """Random instances, and a batched reference solver.
 
     `version` changes whenever the stored values would; it is part of a store's identity.
-    `order` is the solver's order of accuracy in the time step.
+    `order` is the solver's order of accuracy in what `refined` refines: the time step by default.
     """
 
     version: ClassVar[str]
     order: ClassVar[float]
+    thresholds: ClassVar[Thresholds] = Thresholds()
 
     @property
     @abstractmethod
@@ -111,12 +152,45 @@ class Solvable(ABC):
         values.
         """
 
-    def check_times(self, times: Sequence[float], solver: Solver) -> None:
-        """Refuse times and solver settings that no instance can be solved with. Raises GridError."""
+    def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
+        """Refuse times and settings that no instance can be solved with. Raises GridError.
+
+        A step that is too large for stability is refused with the largest stable one.
+        """
         return
 
+    def refined(self, solver: Solver, axes: Mapping[str, Axis], factor: float) -> Solver | None:
+        """The solver along which `order` is defined, `factor` times finer (coarser where below 1).
+
+        None where it cannot be, such as beyond the resolution of a given noise. By default the step.
+        """
+        return Solver(**{**solver.model_dump(), "dt": solver.dt / factor})
+
+    def finer(self, solver: Solver, axes: Mapping[str, Axis]) -> Solver | None:
+        """A solver twice as fine in everything, that the certificate's `error` is measured against."""
+        if axes and (stored := {axis.num_points for axis in axes.values()}):
+            points = 2 * (solver.num_points or max(stored))
+            solver = Solver(**{**solver.model_dump(), "num_points": points})
+        return self.refined(solver, axes, 2)
+
+    def defect(
+        self,
+        instances: Mapping[str, Tensor],
+        axes: Mapping[str, Axis],
+        times: Sequence[float],
+        solver: Solver,
+    ) -> dict[str, Tensor]:
+        """How far the solution is from meeting the equation, put into it by another discretisation.
+
+        (batch,) per equation, relative to the size of its largest term; none by default.
+        """
+        return {}
+
     def conserved(self, solution: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> dict[str, Tensor]:
-        """Quantities that the exact flow keeps, each (batch, time); none by default."""
+        """Quantities that the exact flow keeps, each (batch, time); none by default.
+
+        Of `solution` as `solve` returns it, in float64.
+        """
         return {}
 
 

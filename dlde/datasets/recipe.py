@@ -99,9 +99,10 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _fits_the_grid(self) -> Self:
         try:
-            dims = {"time", *self.axes}
+            axes = self.axes
+            dims = {"time", *axes}
             variables = self.variables
-            self.solvable.check_times(self.times, self.solver)
+            self.solvable.check_solver(axes, self.times, self.solver)
         except DldeError as error:
             raise ValueError(error.message) from None
         for name, variable in variables.items():

@@ -49,7 +49,7 @@ class OrnsteinUhlenbeck(Problem, Solvable):
     def axes(self, num_points: Sequence[int]) -> dict[str, Axis]:
         return no_axes(num_points)
 
-    def check_times(self, times: Sequence[float], solver: Solver) -> None:
+    def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
         self.path.check(times, solver)
 
     def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
