@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -201,17 +201,20 @@ class _Joined:
         return np.concatenate(pieces, axis=self.place)
 
 
-def line(points: Any, length: int) -> Values | None:
-    """Coordinates (length,) from an array that holds them: one row, one column, or a mesh of them."""
+def line(points: Any, length: int | None = None) -> Values | None:
+    """Coordinates (length,) from an array that holds them: one row, one column, or a mesh of them.
+
+    None where it does not; any length will do where none is given.
+    """
     points = np.asarray(points)
     if points.dtype.kind not in "iuf" or not points.size:
         return None
     squeezed = points.reshape([n for n in points.shape if n != 1] or [1])
     if squeezed.ndim == 1:
-        return squeezed if len(squeezed) == length else None
+        return squeezed if length in (None, len(squeezed)) else None
     for dim in range(squeezed.ndim):
         along = np.moveaxis(squeezed, dim, 0).reshape(squeezed.shape[dim], -1)
-        if len(along) == length and (along == along[:, :1]).all() and len(np.unique(along[:, 0])) > 1:
+        if length in (None, len(along)) and (along == along[:, :1]).all() and (along[:-1] != along[1:]).any():
             return np.asarray(along[:, 0])
     return None
 
@@ -261,9 +264,3 @@ def _round(start: float, stop: float, points: Values) -> float:
 def _first(flags: Values, most: int = 5) -> str:
     numbers = np.flatnonzero(flags)
     return ", ".join(map(str, numbers[:most])) + (", …" if len(numbers) > most else "")
-
-
-def first_of(numbers: Mapping[int, Any] | list[int], most: int = 10) -> str:
-    """The first of some numbers, as text."""
-    listed = list(numbers)
-    return ", ".join(map(str, listed[:most])) + (f", … ({len(listed)} in all)" if len(listed) > most else "")

@@ -63,7 +63,9 @@ def read_idx(path: Path, files: ExitStack) -> Content:
         )
     values = np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
     if ndim > 4:
-        raise InputError(f"{path.name} has {ndim} dimensions; images have at most four (sample, y, x, channel)")
+        raise InputError(
+            f"{path.name} has {ndim} dimensions; images have at most four (sample, y, x, channel)"
+        )
     name = "label" if ndim == 1 else "image"
     dims = ("sample", "feature") if ndim == 2 else ("sample", "y", "x", "channel")[:ndim]
     return Content(
@@ -142,7 +144,9 @@ def _in_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                     continue
                 if not member.isfile():
                     what = "a link" if member.issym() or member.islnk() else "no plain file"
-                    raise InputError(f"{path.name}: member {member.name!r} is {what}; archives hold plain files")
+                    raise InputError(
+                        f"{path.name}: member {member.name!r} is {what}; archives hold plain files"
+                    )
                 if name.suffix.lower() in PICTURES:
                     file = archive.extractfile(member)
                     assert file is not None

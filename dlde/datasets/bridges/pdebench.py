@@ -47,7 +47,9 @@ def _is_sample(item: Any) -> bool:
 
 def _arrays(path: Path, file: h5py.File) -> Content:
     names = [name for name in hdf5.datasets(file) if not name.endswith("-coordinate")]
-    coordinates = {name: np.asarray(file[f"{name}-coordinate"]) for name in SPACE if f"{name}-coordinate" in file}
+    coordinates = {
+        name: np.asarray(file[f"{name}-coordinate"]) for name in SPACE if f"{name}-coordinate" in file
+    }
     space, fields = tuple(coordinates), {}
     for name in names:
         dims = {
@@ -74,7 +76,9 @@ def _groups(path: Path, file: h5py.File) -> Content:
     samples = sorted(file)
     strange = [name for name in samples if not _is_sample(file[name])]
     if strange:
-        raise InputError(f"{path.name}: {', '.join(strange[:5])} hold no sample (data, grid) as the others do")
+        raise InputError(
+            f"{path.name}: {', '.join(strange[:5])} hold no sample (data, grid) as the others do"
+        )
     first = file[samples[0]]
     axes = tuple(name for name in SPACE if name in first["grid"])
     coordinates = {"time" if name == "t" else name: np.asarray(first["grid"][name]) for name in ("t", *axes)}

@@ -81,10 +81,25 @@ def _conditions(plain: list[Any]) -> tuple[Condition, ...]:
     return tuple(Condition.parse(one, source="boundary condition") for one in plain)
 
 
-def write_npz(dataset: Dataset, split: str, path: Path, values: dict[str, Values]) -> None:
+def values(dataset: Dataset, split: str) -> dict[str, Values]:
+    """The fields of a split, in the dtypes that they were imported in."""
+    problem = dataset.recipe.problem
+    dtypes, shared = getattr(problem, "dtypes", {}), getattr(problem, "shared", ())
+    found = {}
+    for name in dataset.info.variables:
+        stored = dataset.read(split, name)
+        found[name] = (stored[0] if name in shared else stored).astype(dtypes.get(name, stored.dtype))
+    return found
+
+
+def write_npz(dataset: Dataset, split: str, path: Path) -> None:
     """Arrays by name with a description; the same values give the same bytes."""
     about = describe(dataset)
-    arrays = {**values, **coordinates(dataset), ABOUT: np.array(json.dumps(about, sort_keys=True))}
+    arrays = {
+        **values(dataset, split),
+        **coordinates(dataset),
+        ABOUT: np.array(json.dumps(about, sort_keys=True)),
+    }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: numpy.savez would write the hour
@@ -182,8 +197,11 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def write_netcdf(dataset: Dataset, split: str, path: Path, values: dict[str, Values]) -> None:
-    """NetCDF 4 with CF's names and units; what CF has no place for is JSON in the attribute `dlde`."""
+def write_netcdf(dataset: Dataset, split: str, path: Path) -> None:
+    """NetCDF 4 with CF's names and units; what CF has no place for is JSON in the attribute `dlde`.
+
+    It has no half precision: such fields become single.
+    """
     import xarray as xr
 
     about, info = describe(dataset), dataset.info
@@ -191,10 +209,10 @@ def write_netcdf(dataset: Dataset, split: str, path: Path, values: dict[str, Val
         {
             name: (
                 tuple(about["fields"][name]["dims"]),
-                array,
+                array.astype(np.float32) if array.dtype == np.float16 else array,
                 {"units": info.variables[name].units, "long_name": info.variables[name].long_name},
             )
-            for name, array in values.items()
+            for name, array in values(dataset, split).items()
         },
         coords={
             name: (name, points, {"units": about["units"][name]})

@@ -223,7 +223,9 @@ def _names(names: Any) -> Any:
 def _write_conditions(group: Any, axes: dict[str, Axis], problem: Any) -> None:
     """Those that were imported; else what each axis is, at its two ends."""
     conditions = getattr(problem, "conditions", ()) or tuple(
-        Condition(name=f"{name}_{axis.boundary}", kind=axis.boundary, axis=name, points=(0, axis.num_points - 1))
+        Condition(
+            name=f"{name}_{axis.boundary}", kind=axis.boundary, axis=name, points=(0, axis.num_points - 1)
+        )
         for name, axis in axes.items()
     )
     for one in conditions:
