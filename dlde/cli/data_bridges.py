@@ -59,7 +59,8 @@ def import_(
     Its recipe is written to data/NAME.yaml here, so that pipelines find it. The same command again finds
     what is done, completes it, or repairs it.
     """
-    from dlde.datasets.bridges.importing import Options, import_files
+    from dlde.datasets.bridges.importing import import_files
+    from dlde.datasets.bridges.options import Options
 
     options = Options.parse(
         rename=map_ or (),

@@ -194,7 +194,7 @@ class Recipe(Spec):
 
     @property
     def solvable(self) -> Solvable:
-        """The problem with its solver. Raises DataError for imported data, with the command that imports them."""
+        """The problem with its solver. Raises DataError for imported data, naming their command."""
         if isinstance(self.problem, Recorded):
             raise DataError(
                 f"dataset {self.name!r} is imported, not computed, and not all of it is there; "

@@ -49,10 +49,8 @@ def read(path: Path, files: ExitStack) -> Content:
             raise InputError(f"{path.name}: {name!r} has {length} rows, but the graph has {nodes} nodes")
     for name, numbers in {EDGES: edges, **ids}.items():
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < nodes:
-            raise InputError(
-                f"{path.name}: {name} names node {numbers.max() if numbers.min() >= 0 else numbers.min()}, but "
-                f"nodes count from 0 to {nodes - 1}"
-            )
+            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
+            raise InputError(f"{path.name}: {name} names node {wrong}, but nodes count from 0 to {nodes - 1}")
     fields = {name: _of_nodes(name, values) for name, values in arrays.items()}
     fields["edges"] = Field(edges.T[None], ("sample", "edge", "end"), long_name="edges, as pairs of nodes")
     for name, numbers in ids.items():

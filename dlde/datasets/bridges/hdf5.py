@@ -33,8 +33,8 @@ def check(path: Path, file: h5py.File) -> None:
     def look(name: str, link: Any) -> None:
         if isinstance(link, h5py.ExternalLink):
             raise InputError(
-                f"{path.name}: {name!r} is a link to another file, {link.filename!r}; files are imported only "
-                "where they hold their own data: copy them into one (h5repack, or h5py's File.copy with "
+                f"{path.name}: {name!r} is a link to another file, {link.filename!r}; files are imported "
+                "only where they hold their own data: copy them into one (h5repack, or h5py's File.copy with "
                 "expand_external=True)"
             )
         if isinstance(link, h5py.SoftLink) and link.path not in file:

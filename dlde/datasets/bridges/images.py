@@ -58,8 +58,8 @@ def read_idx(path: Path, files: ExitStack) -> Content:
     expected = math.prod(shape) * dtype.itemsize
     if len(body) != expected:
         raise InputError(
-            f"{path.name} says it holds {' x '.join(map(str, shape))} values of {dtype.itemsize} bytes, but has "
-            f"{len(body)} of {expected} bytes; it is cut off, or not what it seems"
+            f"{path.name} says it holds {' x '.join(map(str, shape))} values of {dtype.itemsize} bytes, but "
+            f"has {len(body)} of {expected} bytes; it is cut off, or not what it seems"
         )
     values = np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
     if ndim > 4:
@@ -126,8 +126,8 @@ def _in_folder(path: Path) -> Iterator[tuple[str, bytes]]:
     for member in sorted(path.rglob("*")):
         if member.is_symlink():
             raise InputError(
-                f"{path.name}: {member.relative_to(path)} is a link; files are imported only where they lie in "
-                "the folder itself"
+                f"{path.name}: {member.relative_to(path)} is a link; files are imported only where they "
+                "lie in the folder itself"
             )
         if member.is_file() and member.suffix.lower() in PICTURES:
             yield member.relative_to(path).as_posix(), member.read_bytes()

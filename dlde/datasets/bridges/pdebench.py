@@ -163,5 +163,5 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
                     group = file.create_group(f"{sample:04d}")
                     group["data"] = one.astype(dtypes[name])
                     group["grid/t"] = np.asarray(info.times)
-                    for axis, its in info.axes.items():
-                        group[f"grid/{axis}"] = its.points
+                    for coordinate, its in info.axes.items():
+                        group[f"grid/{coordinate}"] = its.points

@@ -167,6 +167,8 @@ def read_netcdf(path: Path, files: ExitStack) -> Content:
             )
     about = _about(path, np.array(str(found.attrs[ABOUT]))) if ABOUT in found.attrs else {}
     dims = {str(dim) for dim in found.sizes}
+    ordered = [*about.get("coordinates", []), *(str(dim) for one in arrays.values() for dim in one.dims)]
+    axes = [name for name in dict.fromkeys(ordered) if name in arrays and name in dims and name != "sample"]
     order = [name for name in about.get("order", []) if name in arrays]
     return Content(
         format="netcdf",
@@ -181,13 +183,9 @@ def read_netcdf(path: Path, files: ExitStack) -> Content:
             for name, array in {**{name: arrays[name] for name in order}, **arrays}.items()
             if name not in dims
         },
-        coordinates={name: np.asarray(arrays[name].values) for name in dims & set(arrays) - {"sample"}},
+        coordinates={name: np.asarray(arrays[name].values) for name in axes},
         boundaries=about.get("boundaries", {}),
-        units={
-            name: units
-            for name in dims & set(arrays)
-            if (units := _text(arrays[name].attrs.get("units"))) is not None
-        },
+        units={name: units for name in axes if (units := _text(arrays[name].attrs.get("units"))) is not None},
         parameters=about.get("parameters", {}),
         conditions=_conditions(about.get("conditions", [])),
     )
@@ -226,6 +224,7 @@ def write_netcdf(dataset: Dataset, split: str, path: Path) -> None:
             ABOUT: json.dumps(
                 {
                     "order": list(about["fields"]),
+                    "coordinates": about["coordinates"],
                     **{key: about[key] for key in ("boundaries", "parameters", "conditions")},
                 }
             ),

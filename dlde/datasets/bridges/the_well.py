@@ -205,8 +205,8 @@ def _group(name: str, variable: Variable, axes: dict[str, Axis]) -> str:
         if variable.sizes == sizes and variable.dims == tuple(dim for dim in order if dim in variable.dims):
             return "scalars" if not tail and not set(axes) & set(variable.dims) else group
     raise GridError(
-        f"The Well has no place for {name!r} over ({', '.join(variable.dims)}): its fields are scalars, vectors "
-        f"(component, of size {len(axes)}) or tensors (row, column); export to npz or netcdf"
+        f"The Well has no place for {name!r} over ({', '.join(variable.dims)}): its fields are scalars, "
+        f"vectors (component, of size {len(axes)}) or tensors (row, column); export to npz or netcdf"
     )
 
 
