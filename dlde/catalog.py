@@ -31,6 +31,7 @@ PROBLEMS = {
     "poisson": "dlde.problems.poisson:Poisson",
     "quadratic-gradient": "dlde.problems.quadratic_gradient:QuadraticGradient",
     "reaction-diffusion-hd": "dlde.problems.reaction_diffusion_hd:ReactionDiffusionHD",
+    "recorded": "dlde.problems.recorded:Recorded",
 }
 METHODS = {
     "adversarial-sampling": "dlde.methods.adversarial_sampling:AdversarialSampling",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlde.cli import data_bridges
 from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, overrides, progress, report, table
 from dlde.errors import InputError
 from dlde.files import storage_root
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dlde.datasets.dataset import Dataset
     from dlde.datasets.recipe import Recipe
 
-app = typer.Typer(help="Datasets: generate, inspect, verify, plot.", no_args_is_help=True)
+app = typer.Typer(help="Datasets: generate, inspect, verify, plot, import, export.", no_args_is_help=True)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or its YAML file.")]
 Target = Annotated[
@@ -238,3 +239,6 @@ def _quarantined(dataset: Dataset) -> list[str]:
         f"replaced   {entry['split']} sample {entry['sample']}, draw {entry['attempt']}: not finite"
         for entry in dataset.quarantined
     ]
+
+
+data_bridges.attach(app)

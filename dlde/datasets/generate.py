@@ -30,8 +30,10 @@ from dlde.datasets.recipe import Recipe
 from dlde.datasets.statistics import statistics
 from dlde.errors import DamagedDataError, DataError
 from dlde.files import disk_full_named, locked
+from dlde.problems.recorded import Recorded
 
 Progress = Callable[[int, int, str], None]  # (samples done, samples in all, note)
+Make = Callable[[Recipe, Path, Part, int], Part]  # one part of a split of so many samples, committed
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,18 @@ def generate(
     """Make the recipe's dataset complete and whole under a storage root.
 
     The result does not depend on `workers` (processes), nor on what was done before. Raises
-    StoreMismatchError, StorageFullError, NonFiniteError, or DataError where nothing can be written.
+    StoreMismatchError, StorageFullError, NonFiniteError, or DataError where nothing can be written, or
+    where the recipe is of imported data that are not all there.
     """
+    if isinstance(recipe.problem, Recorded):
+        _check_imported(recipe, recipe.store(root))
+    return complete(recipe, root, _make, workers=workers, progress=progress)
+
+
+def complete(
+    recipe: Recipe, root: Path | str, make: Make, *, workers: int = 1, progress: Progress | None = None
+) -> Generated:
+    """`generate`, with parts made by `make`; for more than one worker it must survive pickling."""
     began = time.monotonic()
     store = recipe.store(root)
     tell = progress or (lambda done, total, note: None)
@@ -71,7 +83,7 @@ def generate(
             leftover.unlink(missing_ok=True)
         counts, restored = _lay_out(recipe, store)
         todo, damaged = _check(recipe, store, workers, tell)
-        _compute(recipe, store, todo, counts, workers, tell)
+        _compute(recipe, store, todo, counts, workers, tell, make)
         _finish(recipe, store, counts)
     return Generated(
         dataset=Dataset.open(recipe, root),
@@ -80,6 +92,17 @@ def generate(
         repaired={**damaged, **{name: [] for name in restored}},
         seconds=time.monotonic() - began,
     )
+
+
+def _check_imported(recipe: Recipe, store: Path) -> None:
+    """Before anything is written. Raises DataError with the command that imports what is missing."""
+    there = (store / layout.MANIFEST).is_file()
+    if not there or find_records(recipe, store, recipe.digest)[1]:
+        raise DataError(
+            f"dataset {recipe.name!r} is imported, not computed, and not all of it is in {store}; "
+            f"`{recipe.command(store.parent.parent)}` imports it",
+            store=str(store),
+        )
 
 
 def _lay_out(recipe: Recipe, store: Path) -> tuple[dict[str, int], list[str]]:
@@ -137,7 +160,13 @@ def _check(
 
 
 def _compute(
-    recipe: Recipe, store: Path, todo: Sequence[Part], counts: dict[str, int], workers: int, tell: Progress
+    recipe: Recipe,
+    store: Path,
+    todo: Sequence[Part],
+    counts: dict[str, int],
+    workers: int,
+    tell: Progress,
+    make: Make,
 ) -> None:
     """Make the parts, over processes where there are several of both."""
     total = sum(recipe.samples.values())
@@ -150,7 +179,7 @@ def _compute(
         tell(done, total, "")
 
     tasks = [
-        dask.delayed(_make)(recipe, store, part, counts[part.split], dask_key_name=_key(i))
+        dask.delayed(make)(recipe, store, part, counts[part.split], dask_key_name=_key(i))
         for i, part in enumerate(todo)
     ]
     workers = min(workers, len(todo))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,10 +178,26 @@ def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
     """
     held = part.held(count)
     values, quarantined = compute(recipe, part, held)
+    commit(recipe, store, part, values, quarantined)
+    return held
+
+
+def commit(
+    recipe: Recipe,
+    store: Path,
+    part: Part,
+    values: Mapping[str, Values],
+    quarantined: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a part's values, read them back, and record what they are.
+
+    Raises StorageFullError, DamagedDataError.
+    """
     digests = {name: sample_digests(name, array) for name, array in values.items()}
     with disk_full_named(store):
         for name, array in values.items():
             _write(store, recipe, part, name, array)
+    held = len(next(iter(values.values())))
     damaged = verify(recipe, store, part, Record(digests, []), held)
     if damaged:
         raise DamagedDataError(
@@ -190,10 +206,9 @@ def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
             store=str(store),
         )
     plain = {
-        "recipe_digest": recipe.digest, "part": part.name, "digests": digests, "quarantined": quarantined
+        "recipe_digest": recipe.digest, "part": part.name, "digests": digests, "quarantined": [*quarantined]
     }  # fmt: skip
     write_json(record_path(store, part), {**plain, "checksum": digest_of(plain)})
-    return held
 
 
 def _write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:

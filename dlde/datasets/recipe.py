@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from dlde.errors import DldeError, SpecError, UnknownNameError, nearest
+from dlde.errors import DataError, DldeError, SpecError, UnknownNameError, nearest
 from dlde.files import find_yaml, storage_root
 from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
+from dlde.problems.recorded import Recorded
 from dlde.spec import Spec, digest_of, override, read_yaml
 
 FORMAT = 1  # of a store's folder; raised when older code could not read a newer store
@@ -68,7 +69,7 @@ def _not_reserved(split: str) -> str:
 
 
 def _solvable(problem: Problem) -> Problem:
-    if not isinstance(problem, Solvable):
+    if not isinstance(problem, Solvable | Recorded):
         raise ValueError("has no reference solver, so no data can be made of it")
     return problem
 
@@ -102,7 +103,7 @@ class Recipe(Spec):
             axes = self.axes
             dims = {"time", *axes}
             variables = self.variables
-            self.solvable.check_solver(axes, self.times, self.solver)
+            self.subject.check_solver(axes, self.times, self.solver)
         except DldeError as error:
             raise ValueError(error.message) from None
         for name, variable in variables.items():
@@ -160,6 +161,8 @@ class Recipe(Spec):
     def command(self, root: Path) -> str:
         """The command line that generates, completes and repairs this dataset under that storage root."""
         elsewhere = () if root.resolve() == storage_root() else ("--root", str(root))
+        if isinstance(self.problem, Recorded):
+            return self.problem.command(self.name, *elsewhere)
         return shlex.join(["dlde", "data", "generate", *self.arguments, *elsewhere])
 
     @property
@@ -170,7 +173,7 @@ class Recipe(Spec):
             **self.model_dump(
                 mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
             ),
-            "solver_version": self.solvable.version,
+            "solver_version": self.subject.version,
             "chunks": {name: self.chunk(name) for name in self.variables},
             "device": "cpu",
         }
@@ -185,19 +188,34 @@ class Recipe(Spec):
         return Path(root) / "data" / f"{self.name}-{self.digest[:12]}.zarr"
 
     @property
-    def solvable(self) -> Solvable:
+    def subject(self) -> Solvable | Recorded:
         """The problem, as what it was checked to be."""
+        return cast(Solvable | Recorded, self.problem)
+
+    @property
+    def solvable(self) -> Solvable:
+        """The problem with its solver. Raises DataError for imported data, naming their command."""
+        if isinstance(self.problem, Recorded):
+            raise DataError(
+                f"dataset {self.name!r} is imported, not computed, and not all of it is there; "
+                f"`{self.problem.command(self.name)}` imports it from {', '.join(self.problem.files)}"
+            )
         return cast(Solvable, self.problem)
+
+    @property
+    def time_units(self) -> str:
+        """Of the stored times."""
+        return self.problem.time_units if isinstance(self.problem, Recorded) else "dimensionless"
 
     @property
     def axes(self) -> dict[str, Axis]:
         """The spatial axes of the stored grid, in order."""
-        return self.solvable.axes(self.num_points)
+        return self.subject.axes(self.num_points)
 
     @property
     def variables(self) -> dict[str, Variable]:
         """What is stored of every sample, by name."""
-        return self.solvable.variables
+        return self.subject.variables
 
     def shape(self, variable: str) -> tuple[int, ...]:
         """Of one sample."""
