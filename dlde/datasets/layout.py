@@ -102,6 +102,7 @@ def _add_split(memory: MemoryStore, recipe: Recipe, split: str, count: int) -> N
             shape=(count, *shape),
             dtype=np.dtype(recipe.storage.dtype).newbyteorder("<"),
             chunks=(recipe.chunk(name), *shape),
+            shards=(recipe.storage.part, *shape) if recipe.storage.sharded else None,
             compressors=compressors,
             chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array
             fill_value=np.nan,  # a lost chunk does not look like data

@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PositiveFloat,
     PositiveInt,
     PrivateAttr,
     StringConstraints,
@@ -19,7 +20,7 @@ from pydantic import (
 )
 
 from dlde.errors import DataError, DldeError, SpecError, UnknownNameError, nearest
-from dlde.files import find_yaml, storage_root
+from dlde.files import find_yaml, sha256_of, storage_root
 from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
 from dlde.problems.recorded import Recorded
 from dlde.spec import Spec, digest_of, override, read_yaml
@@ -34,6 +35,15 @@ class Storage(Spec):
     dtype: Literal["float32", "float64"] = "float32"
     part: PositiveInt = 20  # consecutive samples
     compression: Literal["lz4", "none"] = "lz4"
+    # One file for each part and variable instead of one for each chunk: where files are dear.
+    sharded: bool = False
+
+
+class Given(Spec):
+    """Instances from a file (.npz or NetCDF) instead of random ones; read again only if it is the same."""
+
+    file: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None  # None: not read yet
 
 
 class EquallySpaced(Spec):
@@ -52,6 +62,10 @@ class EquallySpaced(Spec):
 
 def _expand(value: Any) -> Any:
     return EquallySpaced.model_validate(value).times if isinstance(value, Mapping) else value
+
+
+def _given(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
 
 
 def _increasing(times: tuple[float, ...]) -> tuple[float, ...]:
@@ -93,6 +107,13 @@ class Recipe(Spec):
     samples: Annotated[dict[Split, PositiveInt], Field(min_length=1)]  # by split
     seed: Seed = 0
     solver: Solver = Solver()
+    # Largest relative error of a stored sample; where it is given, the solver is found by it, and the
+    # `solver` here says where the search begins (docs/decisions/0014).
+    tolerance: PositiveFloat | None = None
+    device: Literal["cpu", "cuda"] = "cpu"  # that solves
+    instances: dict[Split, Annotated[Given, BeforeValidator(_given)]] = {}  # by split
+    # What becomes of a random instance whose solution is not finite: another draw, or an error.
+    diverged: Literal["replace", "refuse"] = "replace"
     storage: Storage = Storage()
 
     _arguments: tuple[str, ...] = PrivateAttr(default=())
@@ -106,6 +127,11 @@ class Recipe(Spec):
             self.subject.check_solver(axes, self.times, self.solver)
         except DldeError as error:
             raise ValueError(error.message) from None
+        if unknown := set(self.instances) - set(self.samples):
+            raise ValueError(
+                f"instances are given for {', '.join(sorted(unknown))}, but samples are asked for in "
+                f"{', '.join(self.samples)}; add samples.{min(unknown)}"
+            )
         for name, variable in variables.items():
             known = dims | set(variable.sizes)
             assert known.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"
@@ -139,7 +165,22 @@ class Recipe(Spec):
         arguments = [name_or_path, *(("--preset", preset) if preset else ())]
         for place, value in (overrides or {}).items():
             arguments += ["--set", f"{place}={_flow(value)}"]
-        return cls.parse(override(raw, overrides or {}), source=path.name).named_by(arguments)
+        recipe = cls.parse(override(raw, overrides or {}), source=path.name)
+        return recipe.fingerprinted().named_by(arguments)
+
+    def fingerprinted(self) -> Self:
+        """The same recipe, with the SHA-256 of all files of instances. Raises SpecError where one is lost."""
+        if all(given.sha256 for given in self.instances.values()):
+            return self
+        read = {}
+        for split, given in self.instances.items():
+            if not Path(given.file).is_file():
+                raise SpecError(
+                    f"{self.name}: instances.{split}: there is no file {given.file}",
+                    mistakes=[f"instances.{split}"],
+                )
+            read[split] = {"file": given.file, "sha256": given.sha256 or sha256_of(Path(given.file))}
+        return type(self).parse({**self.dump(), "instances": read}, source=self.name)
 
     def __eq__(self, other: object) -> bool:
         """Equal fields; how it was loaded does not count."""
@@ -168,14 +209,19 @@ class Recipe(Spec):
     @property
     def identity(self) -> dict[str, Any]:
         """What the store's digest covers: all that its values depend on, and their layout; no counts."""
+        plain = self.model_dump(
+            mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
+        )
+        if not self.storage.sharded:  # digests from before there were shards stay valid
+            del plain["storage"]["sharded"]
+        if self.instances:
+            plain["instances"] = {split: given.sha256 for split, given in sorted(self.instances.items())}
         return {
             "format": FORMAT,
-            **self.model_dump(
-                mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
-            ),
+            **plain,
             "solver_version": self.subject.version,
             "chunks": {name: self.chunk(name) for name in self.variables},
-            "device": "cpu",
+            "device": self.device,
         }
 
     @property

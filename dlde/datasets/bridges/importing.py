@@ -15,6 +15,7 @@ import yaml
 from dlde.datasets import parts
 from dlde.datasets.bridges.options import Options
 from dlde.datasets.bridges.source import Source
+from dlde.datasets.engines import Threads
 from dlde.datasets.generate import Generated, Progress, complete
 from dlde.datasets.parts import Part
 from dlde.datasets.recipe import Recipe
@@ -62,7 +63,7 @@ def import_files(
             parts.commit(recipe, store, part, values)
             return part
 
-        generated = complete(recipe, root, make, progress=progress)
+        generated = complete(recipe, root, make, engine=Threads(1), progress=progress)
     text = recipe_text(recipe)
     if not target.is_file() or target.read_text() != text:
         write_atomically(target, text)
