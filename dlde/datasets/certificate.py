@@ -28,6 +28,7 @@ from dlde.spec import Spec
 
 FILE = "certificate.json"  # in the store
 SAMPLES = 8
+NONE_FINITE = "instances without a finite solution"
 SHORT = 2  # samples, before a dataset is generated
 NOISE = 1e-11  # relative differences below are rounding
 COARSE = 0.05  # relative differences above say nothing of an order
@@ -75,9 +76,15 @@ def certify(recipe: Recipe, *, samples: int = SAMPLES, short: bool = False) -> C
     findings: list[Finding] = []
     notes: list[str] = []
     solution = _double(solve(recipe, drawn, times, solver))
-    if not _finite(solution):
-        findings.append(Finding(name="samples not finite", value=_num_infinite(solution), limit=0))
-        return _sealed(recipe, samples, short, findings, notes, (), began)
+    finite = _finite_samples(solution)
+    if not finite.all():  # what generation replaces or refuses, by the recipe's policy
+        kept = torch.nonzero(finite)[:, 0].tolist()
+        notes.append(f"{samples - len(kept)} of {samples} instances have no finite solution")
+        if not kept:
+            findings.append(Finding(name=NONE_FINITE, value=float(samples), limit=0))
+            return _sealed(recipe, samples, short, findings, notes, (), began)
+        drawn = [drawn[i] for i in kept]
+        solution = {name: values[kept] for name, values in solution.items()}
 
     finer = problem.finer(solver, axes)
     if finer is None:
@@ -122,7 +129,8 @@ def check(recipe: Recipe, store: Path) -> Certificate:
         found = certify(recipe, samples=SHORT, short=True)
         if found.passed:
             write(store, found)
-    if not found.passed:
+    unsolvable = [finding.name for finding in found.findings] == [NONE_FINITE]
+    if not found.passed and not unsolvable:  # generation says which samples, and what they are
         raise CertificateError(
             f"{recipe.name}: the solver fails its certificate: {failures(found)}. Use a smaller solver.dt, "
             f"more solver.num_points, or state a tolerance and leave both to dlde",
@@ -231,13 +239,14 @@ def _double(solution: Solution) -> dict[str, Tensor]:
     return {name: values.double() for name, values in solution.items()}
 
 
+def _finite_samples(solution: Solution) -> Tensor:
+    """(batch,): whether everything of a sample is finite."""
+    whole = [torch.isfinite(values).reshape(len(values), -1).all(1) for values in solution.values()]
+    return torch.stack(whole).all(0)
+
+
 def _finite(solution: Solution) -> bool:
-    return all(bool(torch.isfinite(values).all()) for values in solution.values())
-
-
-def _num_infinite(solution: Solution) -> float:
-    bad = [~torch.isfinite(values).reshape(len(values), -1).all(1) for values in solution.values()]
-    return float(torch.stack(bad).any(0).sum())
+    return bool(_finite_samples(solution).all())
 
 
 def _relative(solution: Solution, reference: Solution) -> list[Tensor]:
