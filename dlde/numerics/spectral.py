@@ -304,8 +304,8 @@ def _etdrk4_factors(dt: float, linear: Symbol) -> list[Symbol]:
         z = z + circle
         real = not np.iscomplexobj(linear)
 
-    def mean(values: Any) -> Symbol:
-        coefficient: Any = dt * values.mean(-1)
+    def mean(values: Any) -> Any:
+        coefficient = dt * values.mean(-1)
         return coefficient.real + 0 if real else coefficient  # a copy: no strides of complex numbers
 
     e = _exp(z)
