@@ -26,6 +26,6 @@ def _weights(order: int, reach: int) -> tuple[float, ...]:
     powers = np.arange(len(offsets))
     moments = np.zeros(len(offsets))
     moments[order] = np.prod(np.arange(1, order + 1))
-    weights = np.linalg.solve(offsets**powers[:, None], moments)
+    weights = np.linalg.solve(offsets ** powers[:, None], moments)
     weights = (weights + (-1) ** order * weights[::-1]) / 2
     return tuple(weights.tolist())
