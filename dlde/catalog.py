@@ -27,6 +27,7 @@ PROBLEMS = {
     "geometric-brownian": "dlde.problems.geometric_brownian:GeometricBrownian",
     "hjb-lq": "dlde.problems.hjb_lq:HJBLQ",
     "multiplicative-noise": "dlde.problems.multiplicative_noise:MultiplicativeNoise",
+    "navier-stokes": "dlde.problems.navier_stokes:NavierStokes",
     "ornstein-uhlenbeck": "dlde.problems.ornstein_uhlenbeck:OrnsteinUhlenbeck",
     "poisson": "dlde.problems.poisson:Poisson",
     "quadratic-gradient": "dlde.problems.quadratic_gradient:QuadraticGradient",
