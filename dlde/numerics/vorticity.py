@@ -29,7 +29,7 @@ class VorticityAdvection:
         curl = np.stack(np.broadcast_arrays(1j * ky * inverse, -1j * kx * inverse))
         flux = np.stack(np.broadcast_arrays(kx * ky, kx**2 - ky**2))
         cut = transform.cuts[0]
-        self._rows = (cut + 1, cut)
+        self._rows = [cut + 1, cut]
         self._curl = torch.from_numpy(curl).to(like)[:, None]
         # doubled, for (re, im) pairs: a complex by real product would first promote the real factor
         doubled = (
