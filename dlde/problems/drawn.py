@@ -1,4 +1,4 @@
-"""Parameters that every instance may draw anew: a field `PositiveFloat | Interval` of a problem.
+"""Parameters that every instance may draw anew: a field `Positive` of a problem that is an `Interval`.
 
 A drawn one is an entry of the instance, a scalar, and is stored as a variable without dimensions.
 """
@@ -18,14 +18,6 @@ from dlde.problem import Array, Interval, Problem, Variable
 def drawn_names(problem: Problem) -> list[str]:
     """The fields that are intervals, in order."""
     return [name for name in type(problem).model_fields if isinstance(getattr(problem, name), Interval)]
-
-
-def check_intervals(problem: Problem) -> None:
-    """Refuse an interval that reaches to zero or below. Raises ValueError, for a validator."""
-    for name in drawn_names(problem):
-        low = getattr(problem, name).low
-        if low <= 0:
-            raise ValueError(f"{name}: low={low:g}: must be positive in every instance")
 
 
 def draw_parameters(problem: Problem, generator: np.random.Generator) -> dict[str, Array]:

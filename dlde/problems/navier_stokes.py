@@ -8,46 +8,26 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
-from dlde.numerics.marching import (
-    difference,
+from dlde.numerics.differences import difference
+from dlde.numerics.evolution import (
     largest_stable_step,
-    march,
     refined_to,
     relative_size,
     stencil,
     time_derivative,
 )
-from dlde.numerics.random_fields import gaussian_field, spectral_std
-from dlde.numerics.spectral import Nonlinear, Transform
+from dlde.numerics.random_fields import spectral_std
+from dlde.numerics.spectral import Stepper, Transform
 from dlde.numerics.vorticity import VorticityAdvection
 from dlde.problem import Array, Axis, Exact, Interval, Problem, Solvable, Solver, Variable
-from dlde.problems.burgers import GaussianField
-from dlde.problems.drawn import (
-    bounds,
-    check_instances,
-    check_intervals,
-    draw_parameters,
-    parameter,
-    parameter_variables,
-)
+from dlde.problems.drawn import bounds, check_instances, draw_parameters, parameter, parameter_variables
+from dlde.problems.initial_conditions import GaussianField, Sine
+from dlde.problems.periodic import Positive
 from dlde.spec import Spec
-
-
-class TaylorGreen(Spec):
-    """amplitude sin(2 pi waves x / width) sin(2 pi waves y / height); every instance alike."""
-
-    kind: Literal["taylor-green"] = "taylor-green"
-    amplitude: float = 1.0
-    waves: PositiveInt = 1
-
-    @property
-    def num_modes(self) -> int:
-        """Highest mode along each axis."""
-        return self.waves
 
 
 class DiagonalForce(Spec):
@@ -106,11 +86,11 @@ class NavierStokes(Problem, Solvable, Exact):
     version: ClassVar[str] = "1"
     order: ClassVar[float] = 4
 
-    viscosity: PositiveFloat | Interval = 1e-3
+    viscosity: Positive = 1e-3
     drag: NonNegativeFloat = 0.0  # rate at which all motion decays, as by friction on a ground
     domain: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))  # of x, of y
     forcing: Annotated[DiagonalForce | KolmogorovForce, Field(discriminator="kind")] | None = DiagonalForce()
-    initial_condition: Annotated[GaussianField | TaylorGreen, Field(discriminator="kind")] = GaussianField(
+    initial_condition: Annotated[GaussianField | Sine, Field(discriminator="kind")] = GaussianField(
         exponent=2.5, tau=7.0, sigma=7**0.75, num_modes=20
     )
 
@@ -119,7 +99,6 @@ class NavierStokes(Problem, Solvable, Exact):
         for name, (start, stop) in zip("xy", self.domain, strict=True):
             if stop <= start:
                 raise ValueError(f"domain of {name} is ({start:g}, {stop:g}): expected start < stop")
-        check_intervals(self)
         return self
 
     @property
@@ -144,10 +123,10 @@ class NavierStokes(Problem, Solvable, Exact):
             raise GridError(
                 f"navier-stokes has two spatial axes, x and y, but num_points={tuple(num_points)}"
             )
-        least = 2 * self.initial_condition.num_modes + 1
+        least = 2 * self._modes + 1
         if min(num_points) < least:
             raise GridError(
-                f"num_points={tuple(num_points)}: an initial condition of {self.initial_condition.num_modes} "
+                f"num_points={tuple(num_points)}: an initial condition of {self._modes} "
                 f"modes needs at least {least} points per axis. Use a finer grid, or fewer modes"
             )
         return {
@@ -161,27 +140,19 @@ class NavierStokes(Problem, Solvable, Exact):
         kx, ky = transform.wavenumbers()
         squared = kx**2 + ky**2
         speed = self._typical_speed(times[-1])
-        decay = bounds(self.viscosity)[0] * squared + self.drag
-        limit = largest_stable_step(decay, speed * np.sqrt(squared))
-        if solver.dt > limit:
+        stepper = Stepper(-bounds(self.viscosity)[0] * squared - self.drag, lambda v: v)
+        limit = largest_stable_step(stepper, 1j * speed * np.sqrt(squared), solver.dt)
+        if limit < solver.dt:
             raise GridError(
                 f"dt={solver.dt:g} is unstable on {transform.num_points[0]} x {transform.num_points[1]} "
                 f"points at speeds of about {speed:.2g}, as this flow has; use solver.dt <= {limit:.2g}",
-                limit=limit,
+                dt=solver.dt,
+                largest=limit,
             )
 
     def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
         """w(x, y, 0), then the viscosity where it is an interval."""
-        condition = self.initial_condition
-        if isinstance(condition, TaylorGreen):
-            x, y = self._fractions(axes)
-            k = 2 * np.pi * condition.waves
-            vorticity = condition.amplitude * np.sin(k * x) * np.sin(k * y)
-        else:
-            shape = (axes["x"].num_points, axes["y"].num_points)
-            vorticity = gaussian_field(
-                generator, shape, self.extent, **condition.model_dump(exclude={"kind"})
-            )
+        vorticity = self.initial_condition.draw(generator, axes)
         return {"vorticity": vorticity, **draw_parameters(self, generator)}
 
     def solve(
@@ -216,8 +187,7 @@ class NavierStokes(Problem, Solvable, Exact):
         shape = (given.shape[-2], given.shape[-1])
         transform = Transform(shape, self.extent, dealias=False)
         initial, force = transform.forward(given), self._force(transform, given.device)
-        kx, ky = transform.wavenumbers()
-        squared = torch.from_numpy(kx**2 + ky**2).to(given)
+        squared = self._squared(transform, given.device)
         size = initial.abs().square() + force.abs().square()
         mean = (size * squared).sum((-2, -1)) / size.sum((-2, -1)).clamp(min=1e-300)
         elsewhere = (squared - mean[:, None, None]).abs() > 1e-6 * squared.amax()
@@ -226,7 +196,7 @@ class NavierStokes(Problem, Solvable, Exact):
         if (stray > 1e-9 * size.sqrt().amax((-2, -1))).any():
             raise InputError(
                 "vorticity and forcing have several wavenumbers, for which no closed form is known; use "
-                "initial_condition: {kind: taylor-green} with forcing: null, or compare with a finer solver"
+                "initial_condition: {kind: sine} with forcing: null, or compare with a finer solver"
             )
         t = torch.tensor(tuple(times), dtype=torch.float64, device=given.device)
         rate = (parameter(self, "viscosity", instances) * mean + self.drag).clamp(min=1e-300)
@@ -260,17 +230,16 @@ class NavierStokes(Problem, Solvable, Exact):
         states, rate = time_derivative(states.to(torch.complex128), delta)
         points = (2 * transform.num_points[0], 2 * transform.num_points[1])
         spacing = [length / n for length, n in zip(self.extent, points, strict=True)]
-        kx, ky = transform.wavenumbers()
-        squared = torch.from_numpy(kx**2 + ky**2).to(rate.real)
-        stream = states / squared.clamp(min=squared[0, 1] / 2)  # the mean, which is zero, stays finite
+        squared = self._squared(transform, states.device)
+        stream = states * torch.where(squared > 0, 1 / squared, 0)
         w, w_t, psi = (transform.backward(c, points) for c in (states, rate, stream))
         f = self._force_field(self.axes(points), w.device)
         nu = parameter(self, "viscosity", instances).view(-1, 1, 1, 1)
         psi_x, psi_y, w_x, w_y = (
-            difference(field, axis, spacing[axis]) for field in (psi, w) for axis in (-2, -1)
+            difference(field, 1, spacing[axis], axis) for field in (psi, w) for axis in (-2, -1)
         )
         advection = psi_y * w_x - psi_x * w_y
-        diffusion = nu * sum(difference(w, axis, spacing[axis], 2) for axis in (-2, -1))
+        diffusion = nu * sum(difference(w, 2, spacing[axis], axis) for axis in (-2, -1))
         friction, force = self.drag * w, f.expand_as(w)
 
         def budget(weight: Tensor) -> Tensor:
@@ -298,21 +267,23 @@ class NavierStokes(Problem, Solvable, Exact):
         given = self._checked(instances, axes).to(getattr(torch, solver.precision))
         v0 = transform.forward(refined_to(given, transform.num_points))
         v0[:, 0, 0] = 0
-        kx, ky = transform.wavenumbers()
-        viscosity = parameter(self, "viscosity", instances).cpu().numpy()[:, None, None]
-        linear = -viscosity * (kx**2 + ky**2) - self.drag
-        advection = VorticityAdvection(transform, v0)
-        nonlinear: Nonlinear = advection
-        if self.forcing is not None:
-            force = self._force(transform, v0.device).to(v0)
-
-            def forced(v: Tensor) -> Tensor:
-                return advection(v).add_(force)
-
-            nonlinear = forced
+        squared = self._squared(transform, v0.device)
+        viscosity = parameter(self, "viscosity", instances)
+        linear = -viscosity[:, None, None] * squared - self.drag
         if not isinstance(self.viscosity, Interval):
             linear = linear[0]
-        return march(v0, times, solver.dt, linear, lambda rows: nonlinear)
+        advection = VorticityAdvection(transform, v0)
+        force = self._force(transform, v0.device).to(v0)
+
+        def forced(w: Tensor) -> Tensor:
+            return advection(w).add_(force)
+
+        return Stepper(linear, advection if self.forcing is None else forced).solve(v0, times, solver.dt)
+
+    def _squared(self, transform: Transform, device: torch.device) -> Tensor:
+        """Wavenumbers squared over the modes, float64."""
+        kx, ky = transform.wavenumbers()
+        return torch.from_numpy(kx**2 + ky**2).to(device)
 
     def _checked(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> Tensor:
         check_instances(self, instances, ["vorticity"])
@@ -330,13 +301,17 @@ class NavierStokes(Problem, Solvable, Exact):
 
     def _transform(self, axes: Mapping[str, Axis], solver: Solver) -> Transform:
         points = [solver.num_points or axes[name].num_points for name in "xy"]
-        modes = max(self.initial_condition.num_modes, self.forcing.waves if self.forcing else 0)
+        modes = max(self._modes, self.forcing.waves if self.forcing else 0)
         if min(points) < 3 * modes + 1:
             raise GridError(
                 f"a solver on {points[0]} x {points[1]} points loses modes of the initial condition or "
                 f"the forcing, which have {modes}; use solver.num_points >= {3 * modes + 1}"
             )
         return Transform(points, self.extent)
+
+    @property
+    def _modes(self) -> int:
+        return self.initial_condition.num_modes
 
     def _fractions(self, axes: Mapping[str, Axis]) -> tuple[Array, Array]:
         """The points as fractions of the box, to broadcast over the grid."""
@@ -359,9 +334,9 @@ class NavierStokes(Problem, Solvable, Exact):
         """Twice the root mean square of the velocity at the start and what the force adds by then."""
         width, height = self.extent
         condition = self.initial_condition
-        if isinstance(condition, TaylorGreen):
+        if isinstance(condition, Sine):
             k = 2 * math.pi * condition.waves * math.hypot(1 / width, 1 / height)
-            speed = abs(condition.amplitude) / (2 * k)
+            speed = condition.rms(width, 2) / k
         else:
             modes = Transform((2 * condition.num_modes + 1,) * 2, self.extent, dealias=False)
             kx, ky = modes.wavenumbers()
