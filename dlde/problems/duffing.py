@@ -26,7 +26,7 @@ class Duffing(ODESystem):
     circuits such as the Silverbox: Wigren & Schoukens, European Control Conference (2013).
     """
 
-    scheme: ClassVar[Scheme] = "rk4"  # the force, a cubic spline, has no more than three derivatives
+    scheme: ClassVar[Scheme] = "rk4"  # the force, a quintic spline, has no more than four derivatives
     components: ClassVar = ("position", "velocity")
 
     damping: NonNegativeParameter = 0.2

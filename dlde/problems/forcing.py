@@ -1,6 +1,6 @@
 """Forces that drive an ordinary differential equation: random functions of time, known at sensors.
 
-An instance holds the force's values at equidistant sensors; between them it is the cubic spline through
+An instance holds the force's values at equidistant sensors; between them it is the quintic spline through
 them, so that a force of a user's own is followed like a drawn one. Drawn forces are smooth functions,
 and more sensors show the same one.
 """
@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from dlde.numerics.quintic_spline import LEAST
 from dlde.problem import Array
 from dlde.spec import Spec
 
@@ -22,7 +23,7 @@ class Force(Spec):
     """A random function on [0, horizon], of which the values at `num_sensors` equidistant times are known."""
 
     horizon: PositiveFloat = 1.0
-    num_sensors: Annotated[int, Field(ge=4)] = 101  # both ends included
+    num_sensors: Annotated[int, Field(ge=LEAST)] = 101  # both ends included
 
     @property
     def sensors(self) -> Array:

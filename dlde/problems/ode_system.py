@@ -30,8 +30,8 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, mod
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
-from dlde.numerics.cubic_spline import Spline
 from dlde.numerics.ode import ORDERS, Scheme, solve_ode, stability_radius, stretches
+from dlde.numerics.quintic_spline import Spline
 from dlde.problem import Array, Axis, Exact, Interval, Solver, Thresholds, Variable
 from dlde.problems.forcing import AnyForce
 from dlde.problems.trajectory import Trajectory, refuse_points

@@ -21,7 +21,7 @@ class Pendulum(ODESystem):
     et al.'s hypersolvers, arXiv 2203.08072.
     """
 
-    scheme: ClassVar[Scheme] = "rk4"  # the force, a cubic spline, has no more than three derivatives
+    scheme: ClassVar[Scheme] = "rk4"  # the force, a quintic spline, has no more than four derivatives
     components: ClassVar = ("angle", "velocity")
     units: ClassVar = {"angle": "rad", "velocity": "rad"}
 
