@@ -18,8 +18,15 @@ from dlde.errors import GridError
 
 LEAST = 6  # points that a quintic needs
 
-# of the value, slope and second derivative at the left end: sum_k row[k] s^k on (0, 1)
-_HERMITE = ((1.0, 0, 0, -10, 15, -6), (0, 1.0, 0, -6, 8, -3), (0, 0, 0.5, -1.5, 1.5, -0.5))
+# s^0 ... s^5 on (0, 1) of the quintic that has a value, slope and second derivative at either end
+_HERMITE = (
+    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.5, 0.0, 0.0, 0.0),
+    (-10.0, -6.0, -1.5, 10.0, -4.0, 0.5),
+    (15.0, 8.0, 1.5, -15.0, 7.0, -1.0),
+    (-6.0, -3.0, -0.5, 6.0, -3.0, 0.5),
+)
 
 
 class Spline:
@@ -33,19 +40,19 @@ class Spline:
         if values.ndim != 2 or num_points < LEAST:
             raise GridError(f"values of shape {tuple(values.shape)}: expected (batch, num_points >= {LEAST})")
         self.spacing = extent / (num_points - 1)
-        derivatives = [values @ matrix.to(values).T for matrix in _differentiation(num_points)]
-        self._parts = [part.T.contiguous() for part in (values, *derivatives)]
+        ends = torch.stack(
+            [values, *(values @ matrix.to(values).T for matrix in _differentiation(num_points))]
+        )
+        pieces = torch.cat([ends[:, :, :-1], ends[:, :, 1:]])  # (6, batch, pieces)
+        self._pieces = torch.einsum("ke,ebp->pkb", values.new_tensor(_HERMITE), pieces).contiguous()
 
     def __call__(self, t: float) -> Tensor:
         """Values (batch,) at time t; beyond the ends the outer quintic goes on."""
         place = t / self.spacing
-        piece = min(max(int(place), 0), len(self._parts[0]) - 2)
-        s = place - piece
-        total = torch.zeros_like(self._parts[0][0])
-        for number, (part, row) in enumerate(zip(self._parts, _HERMITE, strict=True)):
-            left, right = (sum(c * x**k for k, c in enumerate(row)) for x in (s, 1 - s))
-            total.add_(part[piece], alpha=left)
-            total.add_(part[piece + 1], alpha=-right if number == 1 else right)
+        piece = min(max(int(place), 0), len(self._pieces) - 1)
+        *lower, total = self._pieces[piece].unbind(0)
+        for coefficient in reversed(lower):
+            total = torch.add(coefficient, total, alpha=place - piece)
         return total
 
 

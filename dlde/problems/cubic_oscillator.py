@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
 from dlde.problems.ode_system import NonNegativeParameter, ODESystem, Parameters, PositiveParameter, Start
 
@@ -18,6 +19,7 @@ class CubicOscillator(ODESystem):
     Proctor & Kutz, Sparse identification of nonlinear dynamics, PNAS 113 (2016), from (2, 0).
     """
 
+    scheme: ClassVar[Scheme] = "dop853"
     components: ClassVar = ("x", "y")
 
     damping: NonNegativeParameter = 0.1

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
 from dlde.problems.forcing import AnyForce
 from dlde.problems.ode_system import (
@@ -26,7 +25,6 @@ class Duffing(ODESystem):
     circuits such as the Silverbox: Wigren & Schoukens, European Control Conference (2013).
     """
 
-    scheme: ClassVar[Scheme] = "rk4"  # the force, a quintic spline, has no more than four derivatives
     components: ClassVar = ("position", "velocity")
 
     damping: NonNegativeParameter = 0.2

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
 from dlde.problems.ode_system import ODESystem, Parameter, Parameters, PositiveParameter, Start
 
@@ -18,6 +19,7 @@ class FitzHughNagumo(ODESystem):
     Source: FitzHugh, Biophys. J. 1 (1961); Nagumo, Arimoto & Yoshizawa, Proc. IRE 50 (1962).
     """
 
+    scheme: ClassVar[Scheme] = "dop853"
     components: ClassVar = ("potential", "recovery")
 
     current: Parameter = 0.5

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
 from dlde.problems.ode_system import ODESystem, Parameters, PositiveParameter, Start
 
@@ -18,6 +19,7 @@ class Lorenz63(ODESystem):
     Source: E. N. Lorenz, Deterministic nonperiodic flow, J. Atmos. Sci. 20 (1963).
     """
 
+    scheme: ClassVar[Scheme] = "dop853"
     components: ClassVar = ("x", "y", "z")
     visited: ClassVar = ((15.0, 20.0, 35.0), (-15.0, -20.0, 35.0))  # the edge of the attractor
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dlde.numerics.ode import Scheme
 from dlde.problems.forcing import AnyForce, GaussianProcess
 from dlde.problems.ode_system import NonNegativeParameter, ODESystem, Parameters, PositiveParameter, Start
 
@@ -21,7 +20,6 @@ class Pendulum(ODESystem):
     et al.'s hypersolvers, arXiv 2203.08072.
     """
 
-    scheme: ClassVar[Scheme] = "rk4"  # the force, a quintic spline, has no more than four derivatives
     components: ClassVar = ("angle", "velocity")
     units: ClassVar = {"angle": "rad", "velocity": "rad"}
 

@@ -49,8 +49,8 @@ class SDESystem(Trajectory):
     scheme: ClassVar[Literal["euler-maruyama", "milstein"]] = "euler-maruyama"
     order: ClassVar[float] = 0.5
     version: ClassVar[str] = "1"
-    # strong errors fall slowly; a thousand steps of a unit of time leave some 1e-3 (order 1), 1e-2 (1/2)
-    thresholds: ClassVar[Thresholds] = Thresholds(error=5e-2, exact=1e-2, defect=5e-2)
+    # strong errors fall slowly: over a thousand steps 5e-2 is left at order 1/2, up to 1e-2 at order 1
+    thresholds: ClassVar[Thresholds] = Thresholds(error=1e-1, exact=1e-2, defect=5e-2)
 
     state: ClassVar[str] = "process"  # what a state is, in words
 
