@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Self
+from typing import Annotated, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from torch import Tensor
 
 from dlde.problem import Interval
 from dlde.problems.ode_system import Parameters, SolvedODE, Start
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+def _square(matrix: Matrix) -> Matrix:
+    widths = {len(row) for row in matrix}
+    if widths != {len(matrix)}:
+        raise ValueError(
+            f"{len(matrix)} rows of {', '.join(map(str, sorted(widths)))} entries: expected as many rows as "
+            "entries in each"
+        )
+    return matrix
 
 
 class LinearSystem(SolvedODE):
@@ -20,18 +32,12 @@ class LinearSystem(SolvedODE):
     Sparse identification of nonlinear dynamics, PNAS 113 (2016).
     """
 
-    matrix: tuple[tuple[float, ...], ...] = ((-0.1, 2.0), (-2.0, -0.1))
+    matrix: Annotated[Matrix, AfterValidator(_square)] = ((-0.1, 2.0), (-2.0, -0.1))
     rest: tuple[float, ...] | None = None  # where y stays; None: the origin
     start: Start = (Interval(low=-2.0, high=2.0), Interval(low=-2.0, high=2.0))
 
     @model_validator(mode="after")
-    def _square(self) -> Self:
-        widths = {len(row) for row in self.matrix}
-        if widths != {len(self.matrix)}:
-            raise ValueError(
-                f"matrix has {len(self.matrix)} rows of {sorted(widths)} entries: expected as many rows as "
-                "entries in each"
-            )
+    def _fits(self) -> Self:
         if self.rest is not None and len(self.rest) != len(self.matrix):
             raise ValueError(f"rest has {len(self.rest)} entries, expected {len(self.matrix)}")
         return self
@@ -53,7 +59,7 @@ class LinearSystem(SolvedODE):
 
 @lru_cache(maxsize=16)  # not once for every evaluation: a copy to a device waits for it
 def _on(
-    matrix: tuple[tuple[float, ...], ...],
+    matrix: Matrix,
     rest: tuple[float, ...] | None,
     dtype: torch.dtype,
     device: torch.device,
