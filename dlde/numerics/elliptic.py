@@ -1,0 +1,1 @@
+"""Elliptic equations on a rectangle with walls, batched."""
