@@ -49,14 +49,13 @@ def solve_poisson(source: Tensor, symbols: tuple[Array, Array]) -> Tensor:
 
 def second_difference(num_cells: int, extent: float) -> Array:
     """Minus the eigenvalues of (u[i-1] - 2 u[i] + u[i+1]) / h^2 for the sines k = 1 .. num_cells - 1."""
-    symbol: Array = (2 * num_cells / extent * np.sin(np.pi * np.arange(1, num_cells) / (2 * num_cells))) ** 2
-    return symbol
+    half_phase = np.pi * np.arange(1, num_cells, dtype=np.float64) / (2 * num_cells)
+    return np.asarray((2 * num_cells / extent * np.sin(half_phase)) ** 2, np.float64)
 
 
 def second_derivative(num_cells: int, extent: float) -> Array:
     """Minus the eigenvalues of u_xx for the sines k = 1 .. num_cells - 1."""
-    symbol: Array = (np.pi * np.arange(1, num_cells) / extent) ** 2
-    return symbol
+    return np.asarray((np.pi * np.arange(1, num_cells) / extent) ** 2, np.float64)
 
 
 def between_walls(field: Tensor, num_points: Sequence[int]) -> Tensor:
@@ -77,7 +76,7 @@ def interpolated(field: Tensor, num_points: Sequence[int]) -> Tensor:
         given = field.shape[axis]
         stride, rest = divmod(given - 1, wanted - 1)
         if not rest:
-            field = field[(..., slice(None, None, stride), *[slice(None)] * (-1 - axis))]
+            field = field[..., ::stride, :] if axis == -2 else field[..., ::stride]
             continue
         field = _matmul(field, _spline(given, wanted), axis)
     return field.contiguous()

@@ -128,7 +128,7 @@ def _coarsens(links: Network) -> tuple[bool, bool]:
 
 
 def _coarser(links: Network) -> Network:
-    """Along an axis that is halved, edges in series; across it, those of the middle and half of both sides."""
+    """Along an axis that is halved, edges in series; across it, those of the middle and half the sides."""
     along_x, along_y = links
     halved_x, halved_y = _coarsens(links)
     if halved_x:
