@@ -23,6 +23,7 @@ PROBLEMS = {
     "burgers-hd": "dlde.problems.burgers_hd:BurgersHD",
     "controlled-burgers": "dlde.problems.controlled_burgers:ControlledBurgers",
     "convection-layer": "dlde.problems.convection_layer:ConvectionLayer",
+    "darcy": "dlde.problems.darcy:Darcy",
     "double-well": "dlde.problems.double_well:DoubleWell",
     "geometric-brownian": "dlde.problems.geometric_brownian:GeometricBrownian",
     "hjb-lq": "dlde.problems.hjb_lq:HJBLQ",

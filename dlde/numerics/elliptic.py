@@ -165,15 +165,35 @@ def balance(links: Network, u: Tensor) -> Tensor:
     return torch.diff(along_x, dim=1).add_(torch.diff(along_y, dim=2)).neg_()
 
 
+def element_balance(coefficient: Tensor, u: Tensor) -> Tensor:
+    """The same by bilinear finite elements on the unit square: integrals of a grad u . grad v.
+
+    `coefficient` (batch, nx, ny) is constant in every cell, u (batch, nx + 1, ny + 1) nodal, and v runs
+    over the hat functions of the inner nodes: (batch, nx - 1, ny - 1).
+    """
+    nx, ny = coefficient.shape[1:]
+
+    def along(field: Tensor, cells: Tensor) -> Tensor:
+        """Differences along the first axis, each weighed over the two cells beside its edge."""
+        steps = torch.diff(field, dim=1)
+        left, right = steps[..., :-1], steps[..., 1:]
+        flow = torch.zeros_like(steps)
+        flow[..., :-1] += cells * (left / 3 + right / 6)
+        flow[..., 1:] += cells * (right / 3 + left / 6)
+        return -torch.diff(flow, dim=1)[..., 1:-1]
+
+    return along(u, coefficient) * (nx / ny) + along(u.mT, coefficient.mT).mT * (ny / nx)
+
+
 def diagonal(links: Network) -> Tensor:
     """Sum of the conductances at every inner node (batch, nx - 1, ny - 1)."""
     return links[0][:, 1:] + links[0][:, :-1] + links[1][:, :, 1:] + links[1][:, :, :-1]
 
 
 def solve_directly(links: Network, rhs: Tensor) -> Tensor:
-    """`balance(u) = rhs` with u = 0 on the walls, by sparse LU, sample by sample; float64.
+    """`balance(u) = rhs` with u = 0 on the walls, by sparse LU, sample by sample; computed in float64.
 
-    Raises InputError elsewhere than on a CPU.
+    A sample with conductances that are not finite is NaN. Raises InputError elsewhere than on a CPU.
     """
     if rhs.device.type != "cpu":
         raise InputError(
@@ -195,6 +215,9 @@ def solve_directly(links: Network, rhs: Tensor) -> Tensor:
         values = np.concatenate(
             [center[sample].reshape(-1).double().numpy(), *(side for side in sides for _ in range(2))]
         )
+        if not np.isfinite(values).all():
+            solution[sample] = torch.nan
+            continue
         matrix = scipy.sparse.csc_matrix((values, (rows, columns)))
         factors = splu(
             matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}

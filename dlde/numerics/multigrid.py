@@ -43,7 +43,8 @@ def conjugate_gradients(
     x = torch.zeros_like(rhs) if guess is None else guess.clone()
     r = rhs.clone() if guess is None else rhs - operator(guess)
     goal = tolerance**2 * inner(rhs, rhs)
-    active = ~(inner(r, r) <= goal)
+    rr = inner(r, r)
+    active = rr > goal  # not so where it is NaN: such a sample does not hold up the others
     z = preconditioner(r)
     p = z.clone()
     rz = inner(r, z)
@@ -54,11 +55,12 @@ def conjugate_gradients(
         alpha = torch.where(active, rz / inner(p, q), 0).view(ones)
         x.addcmul_(alpha, p)
         r.addcmul_(alpha, q, value=-1)
-        active &= ~(inner(r, r) <= goal)
+        rr = inner(r, r)
+        active &= rr > goal
         z = preconditioner(r)
         before, rz = rz, inner(r, z)
-        p = torch.addcmul(z, (rz / before).view(ones), p)
-    return torch.where(active.view(ones), torch.nan, x)
+        p = torch.addcmul(z, torch.where(active, rz / before, 0).view(ones), p)
+    return torch.where((rr <= goal).view(ones), x, torch.nan)
 
 
 class Multigrid:
