@@ -32,6 +32,7 @@ PROBLEMS = {
     "poisson": "dlde.problems.poisson:Poisson",
     "quadratic-gradient": "dlde.problems.quadratic_gradient:QuadraticGradient",
     "reaction-diffusion-hd": "dlde.problems.reaction_diffusion_hd:ReactionDiffusionHD",
+    "shallow-water": "dlde.problems.shallow_water:ShallowWater",
 }
 METHODS = {
     "adversarial-sampling": "dlde.methods.adversarial_sampling:AdversarialSampling",
