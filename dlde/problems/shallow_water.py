@@ -58,8 +58,8 @@ class ShallowWater(Problem, Solvable):
     axis: heights stand in their middles; u and v at the face towards the next cell along x and along y, and
     zero at the last, the wall. Semi-implicit (`numerics.shallow_water`): gravity waves do not limit the
     step, but those that it does not resolve are too slow. The stored grid is the solver's, as instances
-    are cell values: `order` is that in the step, of the equations on the cells. Friction and the old time's h
-    are of order 1 by themselves, but small: 2 is seen down to 1e-3 of the solution.
+    are cell values: `order` is that in the step, of the equations on the cells. Friction is of order 1, but
+    small (3e-6 of the solution in 1500 s with steps of 10 s), so that 2.0 to 2.5 is seen above that.
 
     Source: Learning Implicit PDE Integration with Linear Implicit Layers (2021), whose figures are
     the defaults, with cells of 10 km; there the outermost cells of the grid are dry, here none is.
@@ -77,7 +77,7 @@ class ShallowWater(Problem, Solvable):
     gravity: PositiveFloat = 9.81  # m/s2
     drag: NonNegativeFloat = 1e-3  # of the bottom, quadratic, dimensionless
     viscosity: NonNegativeFloat = 1000.0  # lateral, m2/s
-    implicitness: Annotated[float, Field(ge=0.5, le=1)] = 0.5  # below 1/2 no step is stable
+    implicitness: Annotated[float, Field(ge=0.5, le=1)] = 0.5  # 1/2: order 2, above: 1, below: unstable
 
     @property
     def variables(self) -> dict[str, Variable]:
@@ -235,7 +235,7 @@ class ShallowWater(Problem, Solvable):
         values, shape = instances[name], tuple(axis.num_points for axis in axes.values())
         if values.ndim != 3 or tuple(values.shape[1:]) != shape:
             raise GridError(
-                f"{name} has shape {tuple(values.shape)}, expected (batch, {shape[0]}, {shape[1]}) as the cells"
+                f"{name} has shape {tuple(values.shape)}, expected (batch, {shape[0]}, {shape[1]}), the cells"
             )
         return values
 
