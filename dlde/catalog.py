@@ -28,6 +28,7 @@ PROBLEMS = {
     "convection-layer": "dlde.problems.convection_layer:ConvectionLayer",
     "cubic-oscillator": "dlde.problems.cubic_oscillator:CubicOscillator",
     "damped-oscillator": "dlde.problems.damped_oscillator:DampedOscillator",
+    "darcy": "dlde.problems.darcy:Darcy",
     "double-well": "dlde.problems.double_well:DoubleWell",
     "duffing": "dlde.problems.duffing:Duffing",
     "fitzhugh-nagumo": "dlde.problems.fitzhugh_nagumo:FitzHughNagumo",
@@ -50,6 +51,7 @@ PROBLEMS = {
     "quadratic-gradient": "dlde.problems.quadratic_gradient:QuadraticGradient",
     "reaction-diffusion-hd": "dlde.problems.reaction_diffusion_hd:ReactionDiffusionHD",
     "recorded": "dlde.problems.recorded:Recorded",
+    "shallow-water": "dlde.problems.shallow_water:ShallowWater",
 }
 METHODS = {
     "adversarial-sampling": "dlde.methods.adversarial_sampling:AdversarialSampling",
