@@ -100,7 +100,8 @@ class Source:
             if isinstance(points, tuple):
                 start, stop = points
             else:
-                start, stop = ends(points[:whole], end, of=f"axis {name}")
+                kind: Boundary = "open" if name in self.closed else end
+                start, stop = ends(points, kind, of=f"axis {name}", stop=self.first.stops.get(name))
             units = self.options.units.get(name, self.first.units.get(name, "dimensionless"))
             found[name] = Axis(start=start, stop=stop, num_points=whole, boundary=end, units=units)
         return found, stored
