@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import tarfile
 import tempfile
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -31,6 +32,8 @@ from dlde.errors import DataError, InputError
 from dlde.problems.recorded import Condition, Recorded
 
 Import = Callable[..., Imported]
+PHASES = (Phase.explicit, Phase.generate)  # to shrink takes minutes of stores
+EXAMPLES = int(os.environ.get("BRIDGE_EXAMPLES", "6"))  # a store each way: about a third of a second
 RANDOM = np.random.default_rng(0)
 
 
@@ -93,7 +96,7 @@ def test_the_recipe_finds_it_and_takes_fewer_samples(bring: Import, tmp_path: Pa
     with pytest.raises(DataError, match="not all of it is in"):
         generate(Recipe.load("set"), tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
-    with pytest.raises(InputError, match="they|imported data have no solver"):
+    with pytest.raises(InputError, match="imported data have no solver"):
         Recipe.load("set", overrides={"solver.dt": 0.1})
     with pytest.raises(InputError, match=r"num_points=\[4\], but the imported data lie on \[8\] points"):
         Recipe.load("set", overrides={"num_points": [4]})
@@ -113,9 +116,10 @@ def test_killed_anywhere_the_same_command_completes_it(
         committed += 1
         commit(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(parts, "commit", dying)
-        bring(file)
+        with pytest.raises(KeyboardInterrupt):
+            bring(file)
     assert not (tmp_path / "data").exists()
     (store,) = (tmp_path / "root" / "data").glob("*.zarr")
     with pytest.raises(DataError, match=r"is not complete.*`dlde data import a.npz --name set"):
@@ -131,7 +135,7 @@ def test_damage_is_named_with_the_command_that_repairs_it(bring: Import, tmp_pat
     chunk = next((done.generated.store / "train" / "u").glob("c.*"))
     chunk.write_bytes(chunk.read_bytes()[:-1])
     assert verify(done.recipe, done.generated.store).damage == {"train-00000": list(range(8))}
-    with pytest.raises(DataError, match="`dlde data import a.npz --name set`"):
+    with pytest.raises(DataError, match=r"`dlde data import a\.npz --name set`"):
         generate(done.recipe, tmp_path / "root")
     repaired = bring(tmp_path / "a.npz")
     assert (repaired.generated.computed, repaired.generated.digest) == (1, done.generated.digest)
@@ -184,7 +188,10 @@ def test_dimensions_in_any_order(bring: Import, tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.read("test", "u"), u.transpose(4, 2, 1, 3, 0)[5:])
 
 
-dtypes = st.sampled_from(["float64", "float32", "float16", "bool", "uint8", "int8", "int16", "int32", "int64"])
+LIMITS = {2: (-6e4, 6e4), 4: (-(2.0**127), 2.0**127), 8: (-1e140, 1e140)}
+dtypes = st.sampled_from(
+    ["float64", "float32", "float16", "bool", "uint8", "int8", "int16", "int32", "int64"]
+)
 
 
 @st.composite
@@ -210,7 +217,7 @@ def sets(draw: Any, format: str) -> tuple[dict[str, Any], list[str], list[str]]:
         dtype = np.dtype(draw(dtypes))
         shape = (samples, *(known[dim] for dim in form))
         elements = (
-            st.floats(width=dtype.itemsize * 8, allow_nan=False, allow_infinity=False)
+            st.floats(*LIMITS[dtype.itemsize], width=dtype.itemsize * 8)
             if dtype.kind == "f"
             else st.integers(max(-(2**53), np.iinfo(dtype).min), min(2**53, np.iinfo(dtype).max))
             if dtype.kind in "iu"
@@ -238,7 +245,7 @@ def sets(draw: Any, format: str) -> tuple[dict[str, Any], list[str], list[str]]:
 
 @pytest.mark.parametrize("format", WRITERS)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 def test_round_trip_to_the_bit(format: str, data: Any) -> None:
     found, dims, coordinates = data.draw(sets(format))
     with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +256,9 @@ def test_round_trip_to_the_bit(format: str, data: Any) -> None:
             place / "a.npz", dims=dims, coordinates=coordinates, splits=["all=1.0"], units=["a=m"]
         ).generated
         files = export(first.dataset, format, place / "out")
-        second = bring(splits=[f"{split}={path}" for split, path in files.items()], name="back").generated
+        rename = ["a=data"] if "channel" in dims[0] else []  # such groups hold no name
+        given = [f"{split}={path}" for split, path in files.items()]
+        second = bring(splits=given, name="back", rename=rename).generated
         assert second.digest == first.digest  # values, dimensions, units, axes, times
         assert list(second.dataset.info.axes) == list(first.dataset.info.axes)
         if format != "netcdf":  # which has no half precision
@@ -415,7 +424,7 @@ def test_idx_images_and_labels(bring: Import, tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.read("test", "image"), images[4:])
     np.testing.assert_array_equal(dataset.read("train", "label"), labels[:4])
     other = bring(idx(tmp_path / "v", np.arange(6, dtype=">i4").reshape(2, 3), 0x0C), name="v")
-    np.testing.assert_array_equal(other.generated.dataset.read("train", "image"), [[0, 1, 2], [3, 4, 5]][:1])
+    np.testing.assert_array_equal(other.generated.dataset.read("train", "image"), [[0, 1, 2], [3, 4, 5]])
 
 
 def pictures(folder: Path) -> Iterator[tuple[str, Any]]:
