@@ -98,6 +98,8 @@ def inspect(
         "certificate": dataset.certificate.dump() if dataset.certificate else None,
     }
     problem = dict(recipe.dump()["problem"])
+    if problem["name"] == "recorded":  # the rest of it stands below
+        problem = {key: problem[key] for key in ("name", "format", "files", "parameters") if problem[key]}
     grid = [
         f"{name}: {axis.num_points} points from {axis.start:g} to {axis.stop:g}, {axis.boundary}"
         for name, axis in info.axes.items()

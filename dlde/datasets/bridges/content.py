@@ -72,6 +72,7 @@ class Content:
     coordinates: dict[str, Values] = field(default_factory=dict)
     boundaries: dict[str, Boundary] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)  # of the coordinates
+    stops: dict[str, float] = field(default_factory=dict)  # of axes whose points leave out their end
     parameters: dict[str, float] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
 
@@ -132,6 +133,7 @@ def join(contents: list[Content]) -> Content:
             coordinates={**other.coordinates, **first.coordinates},
             boundaries={**other.boundaries, **first.boundaries},
             units={**other.units, **first.units},
+            stops={**other.stops, **first.stops},
         )
     return first
 
@@ -219,9 +221,10 @@ def line(points: Any, length: int | None = None) -> Values | None:
     return None
 
 
-def ends(points: Values, boundary: Boundary, *, of: str) -> tuple[float, float]:
+def ends(points: Values, boundary: Boundary, *, of: str, stop: float | None = None) -> tuple[float, float]:
     """Start and stop of the uniform axis that these points are; a periodic one's stop is left out.
 
+    `stop` is what the file says it is: believed where it gives the very points.
     Raises GridError where they do not increase or are not equally spaced.
     """
     exact = points.astype(np.float64)
@@ -246,17 +249,21 @@ def ends(points: Values, boundary: Boundary, *, of: str) -> tuple[float, float]:
         )
     if boundary != "periodic":
         return float(exact[0]), float(exact[-1])
-    return float(exact[0]), _round(exact[0], exact[-1] + spacing, exact)
+    if stop is not None and np.array_equal(np.linspace(exact[0], stop, len(exact), endpoint=False), exact):
+        return float(exact[0]), stop
+    rounding = np.finfo(points.dtype).eps * np.abs(exact).max() if points.dtype.kind == "f" else 0.0
+    return float(exact[0]), _round(exact[0], exact[-1] + spacing, exact, rounding)
 
 
-def _round(start: float, stop: float, points: Values) -> float:
+def _round(start: float, stop: float, points: Values, rounding: float) -> float:
     """The shortest decimal number near `stop` that gives the same grid: 1 rather than 0.9999999999."""
+    spacing = points[1] - points[0]
     given = np.linspace(start, stop, len(points), endpoint=False)
-    tolerance = 1e-4 * (points[1] - points[0])
+    tolerance = max(1e-9 * spacing, rounding, 1.01 * float(np.abs(given - points).max()))
     for digits in range(1, 17):
         short = float(f"{stop:.{digits}g}")
         found = np.linspace(start, short, len(points), endpoint=False)
-        if np.abs(found - points).max() <= max(tolerance * 1e-6, 1.01 * np.abs(given - points).max()):
+        if np.abs(found - points).max() <= tolerance:
             return short
     return float(stop)
 

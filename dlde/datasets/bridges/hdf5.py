@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 
 from dlde.errors import InputError
+from dlde.problem import Axis, Variable
 
 # gzip, shuffle, fletcher32, szip, nbit, scale-offset, lzf: what HDF5 and h5py bring along. Any other filter
 # is a plug-in, code that is loaded to read the data.
@@ -74,6 +76,31 @@ def contents(file: h5py.File, most: int = 12) -> str:
     lines = [f"{name} {dataset.dtype}{list(dataset.shape)}" for name, dataset in datasets(file).items()]
     shown = "; ".join(lines[:most]) + ("; …" if len(lines) > most else "")
     return shown or "no datasets at all"
+
+
+def note(array: Any, item: Variable | Axis) -> None:
+    """Write beside an array what its format has no place for; other readers pass over it."""
+    array.attrs["units"] = item.units
+    if isinstance(item, Variable):
+        array.attrs["long_name"] = item.long_name
+    else:
+        array.attrs.update({"boundary": item.boundary, "stop": item.stop})
+
+
+def noted(array: Any, name: str) -> str | None:
+    """A text that `note` or another has written there; None where there is none."""
+    value = array.attrs.get(name)
+    return text(value) if isinstance(value, str | bytes) else None
+
+
+def stops(arrays: Mapping[str, Any]) -> dict[str, float]:
+    """The ends of axes that `note` has written, by axis."""
+    return {name: float(array.attrs["stop"]) for name, array in arrays.items() if "stop" in array.attrs}
+
+
+def units(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """The units of coordinates, where they are written."""
+    return {name: found for name, array in arrays.items() if (found := noted(array, "units")) is not None}
 
 
 def text(value: Any) -> str:

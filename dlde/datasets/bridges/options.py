@@ -81,7 +81,8 @@ def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
 
 
 def default_splits(count: int) -> tuple[str, ...]:
-    return DEFAULT_SPLITS if count > 1 else ("train=1",)
+    """Four fifths to train on and the rest to test; all to train on where that is none."""
+    return DEFAULT_SPLITS if count > 2 else (f"train={count}",)
 
 
 def files_of_splits(texts: Sequence[str]) -> dict[str, list[Path]]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 
 from dlde.datasets.bridges import hdf5
-from dlde.datasets.bridges.content import Content, Field, Values
+from dlde.datasets.bridges.content import Boundary, Content, Field, Values
 from dlde.datasets.dataset import Dataset
 from dlde.errors import GridError, InputError
 
 SPACE = ("x", "y", "z")
 CHANNEL = "channel"
+BOUNDARIES = ("periodic", "wall", "open")
 
 
 def holds(file: h5py.File) -> bool:
@@ -62,14 +63,32 @@ def _arrays(path: Path, file: h5py.File) -> Content:
                 f"{path.name}: {name!r} has shape {file[name].shape}, but the file has the axes "
                 f"{', '.join(space)}: expected (sample, time, {', '.join(space)}), or that without time"
             )
-        fields[name] = Field(file[name], dims)
+        about = {key: hdf5.noted(file[name], key) for key in ("units", "long_name")}
+        fields[name] = Field(file[name], dims, **about)
     times = {field.sizes["time"] for field in fields.values() if "time" in field.sizes}
     if "t-coordinate" in file and times:
         listed = np.asarray(file["t-coordinate"])
         coordinates["time"] = listed[:-1] if len(listed) - 1 in times else listed
     elif times == {1}:
         coordinates["time"] = np.zeros(1)
-    return Content(format="pdebench", path=path, fields=fields, coordinates=coordinates)
+    places = {name: f"{'t' if name == 'time' else name}-coordinate" for name in coordinates}
+    noted = {name: file[place] for name, place in places.items() if place in file}
+    return _content(path, fields, coordinates, noted)
+
+
+def _content(
+    path: Path, fields: dict[str, Field], coordinates: dict[str, Values], noted: dict[str, Any]
+) -> Content:
+    boundaries = {name: hdf5.noted(array, "boundary") for name, array in noted.items()}
+    return Content(
+        format="pdebench",
+        path=path,
+        fields=fields,
+        coordinates=coordinates,
+        boundaries={name: cast(Boundary, kind) for name, kind in boundaries.items() if kind in BOUNDARIES},
+        units=hdf5.units(noted),
+        stops=hdf5.stops(noted),
+    )
 
 
 def _groups(path: Path, file: h5py.File) -> Content:
@@ -99,9 +118,9 @@ def _groups(path: Path, file: h5py.File) -> Content:
             f"(time, {', '.join(axes)}, channel)"
         )
     stacked = _Stacked([file[name]["data"] for name in samples])
-    return Content(
-        format="pdebench", path=path, fields={"data": Field(stacked, dims)}, coordinates=coordinates
-    )
+    about = {key: hdf5.noted(first["data"], key) for key in ("units", "long_name")}
+    noted = {name: first["grid"]["t" if name == "time" else name] for name in coordinates}
+    return _content(path, {"data": Field(stacked, dims, **about)}, coordinates, noted)
 
 
 class _Stacked:
@@ -149,10 +168,12 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
         if not channels:
             for name, axis in info.axes.items():
                 file[f"{name}-coordinate"] = axis.points
+                hdf5.note(file[f"{name}-coordinate"], axis)
             if any("time" in variable.dims for variable in info.variables.values()):
                 file["t-coordinate"] = np.asarray(info.times)
-            for name in info.variables:
-                file.create_dataset(name, (count, *recipe.shape(name)), dtypes[name])
+                file["t-coordinate"].attrs["units"] = recipe.time_units
+            for name, variable in info.variables.items():
+                hdf5.note(file.create_dataset(name, (count, *recipe.shape(name)), dtypes[name]), variable)
         for number in range(dataset.num_blocks(split)):
             start, block = dataset.block(split, number, *info.variables)
             for name, values in block.items():
@@ -162,6 +183,9 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
                 for sample, one in enumerate(values, start):
                     group = file.create_group(f"{sample:04d}")
                     group["data"] = one.astype(dtypes[name])
+                    hdf5.note(group["data"], info.variables[name])
                     group["grid/t"] = np.asarray(info.times)
+                    group["grid/t"].attrs["units"] = recipe.time_units
                     for coordinate, its in info.axes.items():
                         group[f"grid/{coordinate}"] = its.points
+                        hdf5.note(group[f"grid/{coordinate}"], its)

@@ -60,6 +60,7 @@ def read_npz(path: Path, files: ExitStack) -> Content:
         coordinates=coordinates,
         boundaries=about.get("boundaries", {}),
         units=about.get("units", {}),
+        stops=about.get("stops", {}),
         parameters=about.get("parameters", {}),
         conditions=_conditions(about.get("conditions", [])),
     )
@@ -123,6 +124,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         },
         "coordinates": list(coordinates(dataset)),
         "boundaries": {name: axis.boundary for name, axis in info.axes.items()},
+        "stops": {name: axis.stop for name, axis in info.axes.items()},
         "units": {"time": recipe.time_units, **{name: axis.units for name, axis in info.axes.items()}},
         "parameters": dict(getattr(recipe.problem, "parameters", {})),
         "conditions": [one.dump() for one in getattr(recipe.problem, "conditions", ())],
@@ -185,6 +187,7 @@ def read_netcdf(path: Path, files: ExitStack) -> Content:
         },
         coordinates={name: np.asarray(arrays[name].values) for name in axes},
         boundaries=about.get("boundaries", {}),
+        stops=about.get("stops", {}),
         units={name: units for name in axes if (units := _text(arrays[name].attrs.get("units"))) is not None},
         parameters=about.get("parameters", {}),
         conditions=_conditions(about.get("conditions", [])),
@@ -225,7 +228,7 @@ def write_netcdf(dataset: Dataset, split: str, path: Path) -> None:
                 {
                     "order": list(about["fields"]),
                     "coordinates": about["coordinates"],
-                    **{key: about[key] for key in ("boundaries", "parameters", "conditions")},
+                    **{key: about[key] for key in ("boundaries", "stops", "parameters", "conditions")},
                 }
             ),
         },

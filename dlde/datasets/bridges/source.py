@@ -22,6 +22,7 @@ from dlde.problem import Axis, Variable
 from dlde.problems.recorded import Recorded
 
 BLOCK_BYTES = 2**26  # read at once while a file is checked
+LARGEST = 1e140  # of a value: squares are summed over all samples
 PART_BYTES, PART_SAMPLES = 2**25, 1024  # most of a part of the store
 
 
@@ -100,7 +101,8 @@ class Source:
             if isinstance(points, tuple):
                 start, stop = points
             else:
-                start, stop = ends(points[:whole], end, of=f"axis {name}")
+                kind: Boundary = "open" if name in self.closed else end
+                start, stop = ends(points, kind, of=f"axis {name}", stop=self.first.stops.get(name))
             units = self.options.units.get(name, self.first.units.get(name, "dimensionless"))
             found[name] = Axis(start=start, stop=stop, num_points=whole, boundary=end, units=units)
         return found, stored
@@ -202,8 +204,15 @@ class Source:
         return dtype == np.float64 or largest > 2**24
 
     def _check_finite(self, split: str, name: str, values: Values, start: int) -> None:
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        with np.errstate(invalid="ignore"):
+            sizes = np.abs(values).reshape(len(values), -1).max(1)
+        finite = np.isfinite(sizes)
         if finite.all():
+            if (largest := float(sizes.max())) > LARGEST:
+                raise InputError(
+                    f"{name!r} has values up to {largest:.3g}, whose squares are beyond double precision, so "
+                    f"it has no statistics; scale it below {LARGEST:g}, in other --units"
+                )
             return
         bad = (start + np.flatnonzero(~finite)).tolist()
         numbers = self.samples[split][bad].tolist()

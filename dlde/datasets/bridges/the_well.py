@@ -71,6 +71,8 @@ def read(path: Path, files: ExitStack) -> Content:
         fields=fields,
         coordinates=coordinates,
         boundaries={axis: _boundary(conditions, axis) for axis in axes},
+        units=hdf5.units({name: dimensions[name] for name in coordinates}),
+        stops=hdf5.stops({name: dimensions[name] for name in axes}),
         parameters={
             name: float(file.attrs[name])
             for name in hdf5.names(file.attrs.get("simulation_parameters", []))
@@ -109,9 +111,10 @@ def _field(path: Path, group: Any, name: str, axes: list[str], tail: tuple[str, 
         *[axis for axis, varies in zip(axes, np.atleast_1d(along), strict=True) if varies],
         *tail,
     )
+    about = {"units": hdf5.noted(array, "units"), "long_name": hdf5.noted(array, "long_name")}
     if array.ndim == 1 and not dims and array.shape == (1,):  # a constant of one entry
-        return Field(array[0:1].reshape(()), dims)
-    return Field(array, dims)
+        return Field(array[0:1].reshape(()), dims, **about)
+    return Field(array, dims, **about)
 
 
 def _conditions(path: Path, file: h5py.File, axes: list[str]) -> tuple[Condition, ...]:
@@ -167,9 +170,11 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
         )
         dimensions = file.create_group("dimensions")
         dimensions.attrs["spatial_dims"] = _names(axes)
-        _plain(dimensions, "time", np.asarray(info.times))
+        _plain(dimensions, "time", np.asarray(info.times)).attrs["units"] = dataset.recipe.time_units
         for name, axis in info.axes.items():
-            _plain(dimensions, name, axis.points).attrs["time_varying"] = False
+            points = _plain(dimensions, name, axis.points)
+            points.attrs["time_varying"] = False
+            hdf5.note(points, axis)
         for group in (*TENSORS, "scalars"):
             file.create_group(group).attrs["field_names"] = _names(
                 [name for name, its in groups.items() if its == group]
@@ -180,6 +185,7 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
             dtype = np.dtype(dtypes.get(name, dataset.recipe.storage.dtype))
             whole = shape if name in shared else (count, *shape)
             array = file[groups[name]].create_dataset(name, whole, dtype)
+            hdf5.note(array, variable)
             array.attrs["sample_varying"] = name not in shared
             array.attrs["time_varying"] = "time" in variable.dims
             if groups[name] != "scalars":
