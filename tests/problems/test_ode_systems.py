@@ -21,9 +21,9 @@ from dlde.errors import GridError, InputError, SpecError
 from dlde.problem import Exact, Interval, Solver
 from dlde.problems.cubic_oscillator import CubicOscillator
 from dlde.problems.damped_oscillator import DampedOscillator
+from dlde.problems.driving_force import Force, GaussianProcess, Multisine
 from dlde.problems.duffing import Duffing
 from dlde.problems.fitzhugh_nagumo import FitzHughNagumo
-from dlde.problems.driving_force import Force, GaussianProcess, Multisine
 from dlde.problems.linear_system import LinearSystem
 from dlde.problems.lorenz63 import Lorenz63
 from dlde.problems.lotka_volterra import LotkaVolterra
