@@ -225,7 +225,7 @@ def _order(recipe: Recipe, drawn: Sequence[Instance]) -> tuple[float | None, tup
         levels = [found for factor in factors if (found := at(factor)) is not None]
         if len(levels) < 4:
             continue
-        differences = [_by_time(a, b) for a, b in itertools.pairwise(levels)]
+        differences = [_by_time(recipe, a, b) for a, b in itertools.pairwise(levels)]
         clear = (differences[0] < COARSE) & (differences[-1] > NOISE)
         if not clear.any():
             continue
@@ -257,19 +257,20 @@ def _relative(solution: Solution, reference: Solution) -> list[Tensor]:
     ]
 
 
-def _by_time(coarse: Solution, fine: Solution) -> Tensor:
-    """(time,): root mean square over samples of the largest variable's relative difference."""
+def _by_time(recipe: Recipe, coarse: Solution, fine: Solution) -> Tensor:
+    """(time,), or (1,) of what is stationary: relative difference, as root mean square over samples.
+
+    Of the variable that differs most.
+    """
+    evolving = [name for name, variable in recipe.variables.items() if "time" in variable.dims]
     found = []
-    for name, values in fine.items():
-        if values.ndim == 1:
-            continue  # a parameter: what is given does not depend on the solver
-        times = values.shape[1] if coarse[name].shape == values.shape and values.ndim > 1 else 1
-        flat = values.reshape(len(values), times, -1)
-        difference = (coarse[name] - values).reshape(len(values), times, -1)
-        scale = flat.norm(dim=2).amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        found.append((difference.norm(dim=2) / scale).square().mean(0).sqrt())
-    longest = max(len(one) for one in found)
-    return torch.stack([one.expand(longest) for one in found]).amax(0)
+    for name in evolving or fine:
+        values = fine[name]
+        times = values.shape[1] if evolving else 1
+        difference = (coarse[name] - values).reshape(len(values), times, -1).norm(dim=2)
+        size = values.reshape(len(values), times, -1).norm(dim=2).amax(1, keepdim=True)
+        found.append((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).square().mean(0).sqrt())
+    return torch.stack(found).amax(0)
 
 
 def _ratio(difference: Tensor, reference: Tensor) -> Tensor:
