@@ -18,6 +18,7 @@ from dlde.numerics.evolution import (
     largest_stable_step,
     refined_to,
     relative_size,
+    rounding,
     stencil,
     time_derivative,
 )
@@ -244,7 +245,8 @@ class ReactionDiffusion(Problem, Solvable):
             field, slope, change = now[:, :, which], rate[:, :, which], reactions[which]
             bent = [difference(field, 2, spacing[dim], dim) for dim in dims]
             diffusion = diffusivity.view(shape) * torch.stack(bent).sum(0)
-            found[name] = relative_size(slope - diffusion - change, [slope, diffusion, change])
+            noise = rounding(field, delta, solver.precision)
+            found[name] = relative_size(slope - diffusion - change, [slope, diffusion, change, noise])
         return found
 
     def _states(

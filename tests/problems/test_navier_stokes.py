@@ -215,13 +215,13 @@ def test_single_precision_agrees():
 
 
 def test_the_published_setting():
-    """The pointwise variance is the sum over the circle of all modes (Li et al., section 5.3)."""
+    """The pointwise variance is the sum over all modes (the generator of Li et al.)."""
     problem = NavierStokes()
     axes = problem.axes((64, 64))
     w = instances(problem, axes, count=40)["vorticity"]
     k = 2 * np.pi * np.arange(-20, 21)
     squared = (k[:, None] ** 2 + k**2).ravel()
-    variance = 7**1.5 * ((squared + 49) ** -2.5)[squared > 0].sum()
+    variance = 2 * 7**3 * ((squared + 49) ** -2.5)[squared > 0].sum()
     assert w.square().mean() == pytest.approx(variance, rel=0.15)
     force = problem.forcing.vorticity(np.array(0.25), np.array(0.5), 1.0)
     assert force == pytest.approx(0.1 * (np.sin(1.5 * np.pi) + np.cos(1.5 * np.pi)))
