@@ -339,7 +339,7 @@ class NavierStokes(Problem, Solvable, Exact):
         condition = self.initial_condition
         if isinstance(condition, Sine):
             k = 2 * math.pi * condition.waves * math.hypot(1 / width, 1 / height)
-            speed = condition.rms(width, 2) / k
+            speed = abs(condition.amplitude) / 2 / k
         else:
             modes = Transform((2 * condition.num_modes + 1,) * 2, self.extent, dealias=False)
             kx, ky = modes.wavenumbers()
