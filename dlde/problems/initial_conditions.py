@@ -27,8 +27,8 @@ class InitialCondition(Spec):
         """The highest mode of a period `extent` along any axis, k in 2 pi k / extent."""
 
     @abstractmethod
-    def rms(self, extent: float, dims: int) -> float:
-        """The root of the field's mean square, over points and instances."""
+    def size(self, extent: float, dims: int) -> float:
+        """Of |u|, such that nearly every field exceeds it somewhere: its root mean square, or its peak."""
 
 
 class GaussianField(InitialCondition):
@@ -50,7 +50,7 @@ class GaussianField(InitialCondition):
     def highest_mode(self, extent: float) -> int:
         return self.num_modes
 
-    def rms(self, extent: float, dims: int) -> float:
+    def size(self, extent: float, dims: int) -> float:
         return pointwise_std((extent,) * dims, **self._law)
 
     @property
@@ -85,7 +85,7 @@ class Sine(InitialCondition):
     def highest_mode(self, extent: float) -> int:
         return self.waves
 
-    def rms(self, extent: float, dims: int) -> float:
+    def size(self, extent: float, dims: int) -> float:
         return abs(self.amplitude) / math.sqrt(2) ** dims
 
 
@@ -110,7 +110,7 @@ class Waves(InitialCondition):
     def highest_mode(self, extent: float) -> int:
         return self.num_modes
 
-    def rms(self, extent: float, dims: int) -> float:
+    def size(self, extent: float, dims: int) -> float:
         return math.hypot(self.amplitude, self.mean)
 
     def _law(self, extent: float) -> dict[str, Any]:

@@ -37,7 +37,8 @@ Coefficients = Mapping[str, Any]  # by name: a number, or a tensor (batch, 1, ..
 Change = Callable[[Tensor, Coefficients], Tensor]  # the nonlinear part, of coefficients (batch, *modes)
 Slope = Callable[[Tensor, int, int], Tensor]  # (field, axis, order) -> derivative of that order
 
-_EXCESS = 6.0  # decades that a step may add to a mode's own growth before it counts as unstable
+_EXCESS = 6.0  # decades beyond a mode's own growth, at the end of all steps, that count as unstable
+_STEPS = 100  # and of that many at least
 _CHECKED_TIMES = 8  # at which `defect` looks, at most
 
 
@@ -68,6 +69,11 @@ def _one_of(number: TypeAdapter[float], interval: TypeAdapter[Interval]) -> Wrap
 # A parameter: a number for all instances, or an interval from which each draws its own.
 Real = Annotated[float | Interval, _one_of(_NUMBER, _INTERVAL)]
 Positive = Annotated[PositiveFloat | Interval, _one_of(_POSITIVE, _POSITIVE_INTERVAL)]
+
+
+def drawn_value(value: float | Interval, generator: np.random.Generator) -> float:
+    """The number, or one of the interval."""
+    return value.draw(generator) if isinstance(value, Interval) else value
 
 
 class PeriodicEquation(Solvable, Problem):
@@ -202,7 +208,7 @@ class PeriodicEquation(Solvable, Problem):
         shape = tuple(parts[0].shape[1:])
         finer = [_refined(part, transform.num_points) for part in parts]
         v0 = transform.forward(finer[0] if len(finer) == 1 else torch.complex(*finer))
-        values = self._values(instances)
+        values = self.values_of(instances)
         k: Sequence[Any] = transform.wavenumbers()
         if self.drawn:
             k = [torch.from_numpy(one).to(v0.device) for one in k]
@@ -256,8 +262,8 @@ class PeriodicEquation(Solvable, Problem):
     def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
         """Raises GridError for a grid that loses modes, and for a step that no instance allows.
 
-        The step is tried on the equation linearised at a constant state of the initial condition's
-        root mean square, which nearly every instance exceeds somewhere.
+        The step is tried on the equation linearised at a constant state of a size that nearly every
+        instance exceeds somewhere.
         """
         transform = self._transform(axes, solver)
         gaps = [b - a for a, b in itertools.pairwise((0.0, *times)) if b > a]
@@ -268,8 +274,8 @@ class PeriodicEquation(Solvable, Problem):
             while not self._stable(transform, largest, times[-1]):
                 largest /= 1.1
             raise GridError(
-                f"solver.dt={solver.dt:g} is unstable for {self._title} on {max(transform.num_points)} points "
-                f"a period; use solver.dt <= {largest:.3g}, or fewer solver.num_points",
+                f"solver.dt={solver.dt:g} is unstable for {self._title} on {max(transform.num_points)} "
+                f"points a period; use solver.dt <= {largest:.3g}, or fewer solver.num_points",
                 dt=solver.dt,
                 largest=largest,
             )
@@ -278,7 +284,7 @@ class PeriodicEquation(Solvable, Problem):
         k = transform.wavenumbers()
         if self.nonlinearity(transform, torch.zeros((), dtype=torch.complex128)) is None:
             return True
-        amplitude = self.initial_condition.rms(self.extent, self.num_axes)
+        amplitude = self.initial_condition.size(self.extent, self.num_axes)
         for end in ("low", "high"):
             c = {name: getattr(self, name) for name in self.coefficients}
             c.update({name: getattr(interval, end) for name, interval in self.drawn.items()})
@@ -287,7 +293,7 @@ class PeriodicEquation(Solvable, Problem):
             with np.errstate(over="ignore", invalid="ignore"):
                 growth = Stepper(symbol, lambda v: v, self.scheme).amplification(rate, dt)
                 own = np.maximum(np.abs(np.exp(dt * (symbol + rate))), 1)
-                decades = np.log10(np.maximum(growth / own, 1e-300)) * duration / dt
+                decades = np.log10(np.maximum(growth / own, 1e-300)) * max(duration / dt, _STEPS)
             if decades.max() < _EXCESS:
                 return True
         return False
@@ -328,7 +334,7 @@ class PeriodicEquation(Solvable, Problem):
 
         values = {
             name: value[:, None] if isinstance(value, Tensor) else value
-            for name, value in self._values(instances).items()
+            for name, value in self.values_of(instances).items()
         }
         terms = self.terms(now, d, values)
         if self.forced is not None:
@@ -391,7 +397,7 @@ class PeriodicEquation(Solvable, Problem):
             if interval.low > 0 and not (instances[name] > 0).all():
                 raise InputError(f"{name} must be positive in every instance, as it is where it is drawn")
 
-    def _values(self, instances: Mapping[str, Tensor]) -> dict[str, Any]:
+    def values_of(self, instances: Mapping[str, Tensor]) -> dict[str, Any]:
         """The coefficients: numbers, and those of the instances as (batch, 1, ...), float64."""
         ones = [1] * self.num_axes
         return {
@@ -489,11 +495,46 @@ class LinearEquation(AnyDimension, Exact):
         v = field.to(torch.complex128)
         for wave in waves:
             v = torch.tensordot(v, wave.conj() / len(wave), dims=([1], [0]))
-        symbol = self.symbol(k, self._values(instances))
+        symbol = self.symbol(k, self.values_of(instances))
         states = _exponentials(v, symbol, times)
         for wave in waves:
             states = torch.tensordot(states, wave.T, dims=([2], [0]))
         return {name: states.real.contiguous()} | {n: instances[n] for n in self.drawn}
+
+
+class Transport(LinearEquation):
+    """Base: a linear equation with a constant velocity, speed * (cos direction, sin direction).
+
+    `direction` (radians) turns it in the plane; in one dimension a negative speed goes to the left.
+    """
+
+    speed: Real = 1.0
+    direction: Real = 0.0
+
+    @model_validator(mode="after")
+    def _directed(self) -> Self:
+        if self.dims == 1 and self.direction != 0:
+            raise ValueError(
+                f"direction={self.direction}: one dimension has none; use dims: 2, or direction: 0"
+            )
+        return self
+
+    def velocity(self, c: Coefficients) -> list[Any]:
+        """Along each axis."""
+        if self.dims == 1:
+            return [c["speed"]]
+        if isinstance(c["direction"], Tensor):
+            return [c["speed"] * torch.cos(c["direction"]), c["speed"] * torch.sin(c["direction"])]
+        return [c["speed"] * math.cos(c["direction"]), c["speed"] * math.sin(c["direction"])]
+
+    def carried(self, k: Sequence[Any], c: Coefficients) -> Any:
+        """The symbol of -velocity . grad."""
+        return -1j * sum(v * one for v, one in zip(self.velocity(c), k, strict=True))
+
+
+def laplacian(k: Sequence[Any]) -> Any:
+    """Its symbol, -|k|^2."""
+    return -sum(one**2 for one in k)
 
 
 def quadratic(transform: Transform, factor: Tensor) -> Callable[[Tensor], Tensor]:
