@@ -26,6 +26,7 @@ from dlde.numerics.spectral import Stepper, Transform
 from dlde.problem import Array, Axis, Problem, Solvable, Solver, Thresholds, Variable
 from dlde.problems.drawn import (
     check_instances,
+    check_lists,
     draw_parameters,
     drawn_names,
     parameter,
@@ -137,6 +138,7 @@ class ReactionDiffusion(Problem, Solvable):
         for name, (start, stop) in zip("xy", self.domain, strict=False):
             if stop <= start:
                 raise ValueError(f"domain of {name} is ({start:g}, {stop:g}): expected start < stop")
+        check_lists(self)
         return self
 
     @property
