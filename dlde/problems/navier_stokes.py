@@ -209,7 +209,7 @@ class NavierStokes(Problem, Solvable, Exact):
 
     def conserved(self, solution: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> dict[str, Tensor]:
         """The mean vorticity, which is zero."""
-        return {"mean vorticity": solution["vorticity"].mean((-2, -1))}
+        return {"mean vorticity": solution["vorticity"].double().mean((-2, -1))}
 
     def defect(
         self,
