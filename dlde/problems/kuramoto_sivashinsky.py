@@ -27,7 +27,7 @@ class KuramotoSivashinsky(PeriodicEquation):
     version: ClassVar[str] = "1"
     coefficients: ClassVar[dict[str, str]] = {"viscosity": "coefficient of u_xxxx"}
     state: ClassVar[dict[str, str]] = {"u": "velocity"}
-    thresholds: ClassVar[Thresholds] = Thresholds()
+    thresholds: ClassVar[Thresholds] = Thresholds(order=3.0)
 
     viscosity: Positive = 1.0
     domain: tuple[float, float] = (0.0, 64.0)
