@@ -220,10 +220,10 @@ class ODESystem(Trajectory):
         The differences are taken in the middle between two times, over a fraction of the solver's step.
         """
         knots = [0.0, *times] if times[0] else list(times)
+        if len(knots) < 2:
+            return {}
         near = min(solver.dt, *np.diff(knots)) / 16
         middles = [(begin + end) / 2 for begin, end in pairwise(knots)]
-        if not middles:
-            return {}
         around = [middle + shift * near for middle in middles for shift in (-2, -1, 0, 1, 2)]
         states = self.solve(instances, axes, around, solver)["state"].double()
         states = states.reshape(len(states), len(middles), 5, -1)
