@@ -394,3 +394,15 @@ def test_a_system_of_a_user_s_own_becomes_a_dataset(tmp_path: Path, monkeypatch:
     np.testing.assert_allclose(dataset.read("train", "state"), again, atol=2e-6)
     assert VanDerPol.order == 4
     assert VanDerPol.summary() == "Van der Pol: x'' = stiffness (1 - x^2) x' - x."
+
+
+@each
+def test_nothing_is_read_back_from_the_device_while_stepping(
+    system: ODESystem, end: float, dt: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device, which has no values to read."""
+    monkeypatch.setattr(LotkaVolterra, "check_start", lambda *_: None)  # it reads once, before
+    given = {name: value.to("meta") for name, value in instances(system).items()}
+    found = system.solve(given, {}, (0.0, end), Solver(dt=dt, precision="float32"))
+    assert found["state"].device.type == "meta"
+    assert found["state"].shape == (4, 2, len(system.components))

@@ -316,3 +316,12 @@ def test_a_path_on_its_own_refuses_what_a_recipe_would() -> None:
     with pytest.raises(GridError, match="no multiple"):
         DrivingPath(steps=10).check((0.0, 0.25), Solver(dt=0.1))
     DrivingPath(steps=10, horizon=2.5).check((0.0, 0.25, 2.5), Solver(dt=0.25))
+
+
+@pytest.mark.parametrize("problem", [*ALL, Logistic()], ids=lambda p: type(p).__name__)
+def test_nothing_is_read_back_from_the_device_while_stepping(problem: SDESystem) -> None:
+    """On the meta device, which has no values to read."""
+    noise = {"noise": instances(problem, 2)["noise"].to("meta")}
+    found = problem.solve(noise, {}, (0.0, 1.0), Solver(dt=5e-2, precision="float32"))
+    assert found["state"].device.type == "meta"
+    assert found["state"].shape == (2, 2, problem.num_components)
