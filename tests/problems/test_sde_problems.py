@@ -298,6 +298,14 @@ def parse(**fields: Any) -> Recipe:
             {"problem": {"name": "ornstein-uhlenbeck", "coupling": 0.5}},
             "coupling=0.5: one component has no neighbours; use dims >= 2",
         ),
+        (
+            {"problem": {"name": "ornstein-uhlenbeck", "rate": 30.0}, "solver": {"dt": 0.1}},
+            "solver.dt=0.1 is not stable: the linearised drift decays at up to 30 .* solver.dt <= 0.067",
+        ),
+        (
+            {"problem": {"name": "double-well", "start": 5.0}, "solver": {"dt": 0.1}},
+            "solver.dt=0.1 is not stable: the linearised drift decays at up to 148 .* solver.dt <= 0.0135",
+        ),
         ({"problem": {"name": "ornstein-uhlenbeck", "hurst": 1.0}}, "hurst: input should be less than 1"),
         (
             {"problem": {"name": "multiplicative-noise", "drivers": 0}},
