@@ -90,7 +90,8 @@ class ODESystem(Trajectory):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.order = ORDERS[cls.scheme]
+        if "order" not in cls.__dict__:  # else the vector field has fewer derivatives
+            cls.order = ORDERS[cls.scheme]
 
     @model_validator(mode="after")
     def _one_start_for_each(self) -> Self:
