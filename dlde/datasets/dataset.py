@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlde.datasets import layout, parts
+from dlde.datasets import certificate, layout, parts, tolerance
+from dlde.datasets.certificate import Certificate
 from dlde.datasets.info import DatasetInfo, Statistics
 from dlde.datasets.parts import Part, Record
 from dlde.datasets.recipe import Recipe
@@ -71,6 +72,7 @@ class Dataset:
         Raises DataError with the command that completes it, DamagedDataError where its metadata is
         damaged, StoreMismatchError where the store is another recipe's.
         """
+        recipe = tolerance.known(recipe, root)
         store = recipe.store(root)
         return cls._of(store, recipe, _manifest(recipe, store))
 
@@ -193,6 +195,11 @@ class Dataset:
     def bytes(self) -> int:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What was measured of the solver; None of imported data."""
+        return certificate.read(self.store)
 
     @property
     def quarantined(self) -> list[dict[str, Any]]:

@@ -35,10 +35,7 @@ def gaussian_field(
         )
     k = np.arange(num_modes + 1)
     axes = [k] if len(extent) == 1 else [np.r_[k, -k[:0:-1]], k]
-    wavenumbers = np.meshgrid(
-        *(2 * np.pi * k / length for k, length in zip(axes, extent, strict=True)), indexing="ij"
-    )
-    std = spectral_std(sum(k**2 for k in wavenumbers), exponent=exponent, tau=tau, sigma=sigma)
+    std = spectral_std(_squared(axes, extent), exponent=exponent, tau=tau, sigma=sigma)
     cos, sin = np.moveaxis(generator.standard_normal((*std.shape, 2)), -1, 0)
     coefficients = 0.5 * std * (cos - 1j * sin)
     if len(extent) == 2:  # the column of k_y = 0 holds both of each pair +-k_x: keep one, mirror it
@@ -47,12 +44,29 @@ def gaussian_field(
     return _evaluate(coefficients, num_points)
 
 
+def pointwise_std(
+    extent: Sequence[float], *, exponent: float, tau: float, sigma: float, num_modes: int
+) -> float:
+    """Standard deviation of `gaussian_field` at a point; the same everywhere."""
+    k = np.arange(-num_modes, num_modes + 1)
+    std = spectral_std(_squared([k] * len(extent), extent), exponent=exponent, tau=tau, sigma=sigma)
+    std.flat[std.size // 2] = 0  # the mean
+    return float(np.sqrt((std**2).sum() / 2))  # half: each pair +-k is one mode
+
+
 def spectral_std(
     wavenumber_squared: NDArray[np.float64], *, exponent: float, tau: float, sigma: float
 ) -> NDArray[np.float64]:
     """Standard deviation of a mode's cos and sin coefficient: sqrt(2) sigma (k^2 + tau^2)^(-exponent/2)."""
     std: NDArray[np.float64] = np.sqrt(2) * sigma * (wavenumber_squared + tau**2) ** (-exponent / 2)
     return std
+
+
+def _squared(axes: Sequence[NDArray[np.int_]], extent: Sequence[float]) -> NDArray[np.float64]:
+    """|2 pi k / extent|^2 over the modes."""
+    scaled = (2 * np.pi * k / length for k, length in zip(axes, extent, strict=True))
+    squared: NDArray[np.float64] = np.sum([k**2 for k in np.meshgrid(*scaled, indexing="ij")], axis=0)
+    return squared
 
 
 def _evaluate(coefficients: NDArray[np.complex128], num_points: Sequence[int]) -> NDArray[np.float64]:

@@ -4,154 +4,99 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from dlde.errors import GridError, InputError, SpecError
+from dlde.errors import InputError, SpecError
 from dlde.numerics.cole_hopf import cole_hopf, cole_hopf_periodic
 from dlde.numerics.jets import Jet
-from dlde.numerics.random_fields import gaussian_field
-from dlde.numerics.spectral import Stepper, Transform, resample
-from dlde.problem import Array, Axis, Exact, Problem, Residual, Solvable, Solver, Variable
-from dlde.spec import Spec
+from dlde.numerics.spectral import Scheme, Transform
+from dlde.problem import Axis, Exact, Interval, Residual, Thresholds, Variable
+from dlde.problems.forcing import Forcing, RandomForcing, WaveForcing
+from dlde.problems.initial_conditions import GaussianField, Sine, Waves
+from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Positive, Slope, quadratic
 
 
-class GaussianField(Spec):
-    """N(0, sigma^2 (-Lap + tau^2 I)^-exponent), periodic, mean zero, cut after `num_modes` modes.
-
-    The defaults are those of Li et al., Fourier Neural Operator (2021), arXiv 2010.08895; its
-    repository's generator holds a harder one: exponent 2.5, tau 7, sigma 49, viscosity 1e-3.
-    """
-
-    kind: Literal["gaussian"] = "gaussian"
-    exponent: PositiveFloat = 2.0
-    tau: PositiveFloat = 5.0
-    sigma: PositiveFloat = 25.0
-    num_modes: PositiveInt = 64
-
-
-class Sine(Spec):
-    """amplitude * sin(2 pi waves (x - start) / extent): -sin(pi x) on (-1, 1); every instance alike."""
-
-    kind: Literal["sine"] = "sine"
-    amplitude: float = 1.0
-    waves: PositiveInt = 1
-
-    @property
-    def num_modes(self) -> int:
-        """Highest mode of the domain."""
-        return self.waves
-
-
-class Burgers(Problem, Solvable, Exact, Residual):
-    """Burgers: u_t + u u_x = viscosity u_xx in one dimension, periodic or with u = 0 at both walls.
+class Burgers(PeriodicEquation, Exact, Residual):
+    """Burgers: u_t + u u_x = viscosity u_xx + f in one dimension, periodic or with u = 0 at both walls.
 
     Solved pseudo-spectrally in conservative form (2/3 rule, integrating-factor RK4). Walls are the
-    odd periodic continuation, which the equation keeps odd. Exact by the Cole-Hopf transformation.
+    odd periodic continuation, which the equation keeps odd. Exact without a force f, by the Cole-Hopf
+    transformation. `viscosity` may be an interval, from which every instance draws its own.
     The order in time is 4 for smooth data; for random fields, whose coefficients fall like k^-2, about
     3 is seen at large viscosity (the stiff modes of the start: Hochbruck & Ostermann, SIAM J. Numer.
     Anal. 43 (2005)).
     """
 
     version: ClassVar[str] = "1"
-    order: ClassVar[int] = 4
+    scheme: ClassVar[Scheme] = "if-rk4"
+    thresholds: ClassVar[Thresholds] = Thresholds(order=2.5)  # rough data: see above
+    coefficients: ClassVar[dict[str, str]] = {"viscosity": "viscosity"}
+    state: ClassVar[dict[str, str]] = {"u": "velocity"}
 
-    viscosity: PositiveFloat = 0.02  # docs/decisions/0002; the paper's is 0.1
+    viscosity: Positive = 0.02  # docs/decisions/0002; the paper's is 0.1
     domain: tuple[float, float] = (0.0, 1.0)
     boundary: Literal["periodic", "dirichlet"] = "periodic"
-    initial_condition: Annotated[GaussianField | Sine, Field(discriminator="kind")] = GaussianField()
+    initial_condition: Annotated[GaussianField | Sine | Waves, Field(discriminator="kind")] = GaussianField()
+    # Left out where there is none, so that stores made before there were forces keep their names.
+    forcing: Annotated[WaveForcing | RandomForcing, Field(discriminator="kind")] | None = Field(
+        default=None, exclude_if=lambda forcing: forcing is None
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        start, stop = self.domain
-        if stop <= start:
-            raise ValueError(f"domain=({start:g}, {stop:g}): expected start < stop")
-        if self.boundary == "dirichlet" and self.initial_condition.kind == "gaussian":
+        if self.boundary == "dirichlet" and self.initial_condition.kind != "sine":
             raise ValueError(
                 "boundary=dirichlet needs an initial condition that vanishes at both walls, "
-                "which a periodic gaussian field does not; "
+                f"which a periodic {self.initial_condition.kind} field does not; "
                 "use initial_condition: {kind: sine}, or boundary: periodic"
+            )
+        if self.boundary == "dirichlet" and isinstance(self.forcing, RandomForcing):
+            raise ValueError(
+                "boundary=dirichlet needs a force that vanishes at both walls, which a random one does not; "
+                "use forcing: {kind: wave}, or boundary: periodic"
             )
         return self
 
-    @property
-    def extent(self) -> float:
-        """Length of the domain."""
-        return self.domain[1] - self.domain[0]
+    def symbol(self, k: Sequence[Any], c: Coefficients) -> Any:
+        return -c["viscosity"] * k[0] ** 2
 
-    @property
-    def variables(self) -> dict[str, Variable]:
-        return {"u": Variable(dims=("time", "x"), long_name="velocity")}
-
-    def axes(self, num_points: Sequence[int]) -> dict[str, Axis]:
-        """The grid of x; with walls it includes both ends.
-
-        Raises GridError where it cannot tell the modes of the initial condition apart.
-        """
-        if len(num_points) != 1:
-            raise GridError(f"burgers has one spatial axis, x, but num_points={tuple(num_points)}")
-        periodic = self.boundary == "periodic"
-        least = 2 * self.initial_condition.num_modes + (1 if periodic else 2)
-        if num_points[0] < least:
-            raise GridError(
-                f"num_points={num_points[0]}: an initial condition of {self.initial_condition.num_modes} "
-                f"modes needs at least {least} points. Use a finer grid, or fewer modes"
-            )
-        start, stop = self.domain
-        boundary: Literal["periodic", "wall"] = "periodic" if periodic else "wall"
-        return {"x": Axis(start=start, stop=stop, num_points=num_points[0], boundary=boundary)}
-
-    def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
-        """u(x, 0)."""
-        condition = self.initial_condition
-        if isinstance(condition, Sine):
-            phase = 2 * np.pi * condition.waves * (axes["x"].points - self.domain[0]) / self.extent
-            return {"u": condition.amplitude * np.sin(phase)}
-        return {
-            "u": gaussian_field(
-                generator, (axes["x"].num_points,), (self.extent,), **condition.model_dump(exclude={"kind"})
-            )
-        }
-
-    def solve(
-        self,
-        instances: Mapping[str, Tensor],
-        axes: Mapping[str, Axis],
-        times: Sequence[float],
-        solver: Solver,
-    ) -> dict[str, Tensor]:
-        """Solve on `solver.num_points` points (walls: both ends included), coarser or finer than `axes`.
-
-        A coarser solver is interpolated by its trigonometric polynomial; raises GridError where it
-        would not hold the initial condition below its 2/3 cut.
-        """
-        transform = self._transform(axes["x"], solver)
-        initial = self._continued(instances["u"], axes["x"]).to(getattr(torch, solver.precision))
-        v0 = transform.forward(resample(initial, max(initial.shape[-1], *transform.num_points)))
+    def nonlinearity(self, transform: Transform, like: Tensor) -> Change:
         (k,) = transform.wavenumbers()
-        flux = torch.from_numpy(-0.5j * k).to(v0)
+        square = quadratic(transform, torch.from_numpy(-0.5j * k).to(like))
+        return lambda v, c: square(v)
 
-        def advection(v: Tensor) -> Tensor:
-            return transform.forward(transform.backward(v).square_()).mul_(flux)
+    def linearised(self, k: Sequence[Any], amplitude: float, c: Coefficients) -> Any:
+        return -1j * amplitude * k[0]
 
-        states = Stepper(-self.viscosity * k**2, advection).solve(v0, times, solver.dt)
-        u = transform.backward(states, initial.shape[-1:])[..., : axes["x"].num_points]
-        u = u.to(instances["u"].dtype, memory_format=torch.contiguous_format)
-        if times[0] == 0:
-            u[:, 0] = instances["u"]
-        return {"u": u}
+    def terms(self, u: Tensor, d: Slope, c: Coefficients) -> list[Tensor]:
+        return [-u * d(u, 0, 1), c["viscosity"] * d(u, 0, 2)]
 
     def exact(
         self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis], times: Sequence[float]
     ) -> dict[str, Tensor]:
-        """The Cole-Hopf solution to about 1e-9; raises InputError where quadrature does not reach that."""
-        initial = self._continued(instances["u"], axes["x"])
-        u = cole_hopf_periodic(initial, times, extent=self._period, viscosity=self.viscosity)
-        return {"u": u[..., : axes["x"].num_points]}
+        """The Cole-Hopf solution to about 1e-9; raises InputError where quadrature does not reach that.
+
+        Also where there is a force.
+        """
+        if self.forcing is not None:
+            raise InputError("burgers with a force has no exact solution here; use forcing: null")
+        self.check_instances(instances, axes)
+        initial = self.continued(instances["u"], axes)
+        given = instances.get("viscosity")
+        if given is None:
+            assert not isinstance(self.viscosity, Interval)
+            u = cole_hopf_periodic(initial, times, extent=self.period[0], viscosity=self.viscosity)
+        else:
+            rows = zip(torch.split(initial, 1), given.tolist(), strict=True)
+            u = torch.cat(
+                [cole_hopf_periodic(row, times, extent=self.period[0], viscosity=nu) for row, nu in rows]
+            )
+        u = u[..., : axes["x"].num_points]
+        return {"u": u} if given is None else {"u": u, "viscosity": given}
 
     @property
     def box(self) -> dict[str, tuple[float, float]]:
@@ -168,14 +113,26 @@ class Burgers(Problem, Solvable, Exact, Residual):
 
     @property
     def operators(self) -> dict[str, dict[str, float]]:
-        return {"heat": {"t": 1, "xx": -self.viscosity}}
+        return {"heat": {"t": 1, "xx": -self._one_viscosity}}
 
     def residual(self, x: Mapping[str, Tensor], u: Mapping[str, Jet]) -> dict[str, Tensor]:
         v = u["u"]
         return {"burgers": v["heat"] + v.value * v["x"]}
 
     def check_conditions(self) -> None:
-        """Raises SpecError: only a sine between walls has its conditions in closed form."""
+        """Raises SpecError: only a sine between walls has its conditions in closed form.
+
+        Also for a viscosity of every instance's own, and for a force: they are known for instances alone.
+        """
+        if isinstance(self.viscosity, Interval):
+            raise SpecError(
+                "burgers with an interval of viscosities is many equations; give viscosity as a number",
+                mistakes=["problem.viscosity"],
+            )
+        if self.forcing is not None:
+            raise SpecError(
+                "burgers with a force has no residual here; use forcing: null", mistakes=["problem.forcing"]
+            )
         if self.boundary == "periodic" or not isinstance(self.initial_condition, Sine):
             raise SpecError(
                 f"burgers with boundary={self.boundary} and initial_condition={self.initial_condition.kind} "
@@ -208,13 +165,54 @@ class Burgers(Problem, Solvable, Exact, Residual):
                     velocity=lambda y: amplitude * torch.sin(k * y),
                     potential=lambda y: -amplitude / k * torch.cos(k * y),
                     speed=abs(amplitude),
-                    viscosity=self.viscosity,
+                    viscosity=self._one_viscosity,
                 )
         return {"u": u}
 
     def conserved(self, solution: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> dict[str, Tensor]:
-        """The mean velocity, where no wall takes up momentum."""
-        return {"mean velocity": solution["u"].mean(-1)} if self.boundary == "periodic" else {}
+        """The mean velocity, where no wall takes up momentum: forces have mean zero."""
+        return {"mean velocity": solution["u"].double().mean(-1)} if self.boundary == "periodic" else {}
+
+    @property
+    def forced(self) -> Forcing | None:
+        return self.forcing
+
+    @property
+    def period(self) -> tuple[float, ...]:
+        return (self.extent if self.boundary == "periodic" else 2 * self.extent,)
+
+    def periodic_points(self, num_points: int) -> int:
+        return num_points if self.boundary == "periodic" else 2 * (num_points - 1)
+
+    def continued(self, field: Tensor, axes: Mapping[str, Axis]) -> Tensor:
+        """One period: as it is, or continued oddly beyond the walls to 2 (num_points - 1) points."""
+        if self.boundary == "periodic":
+            return field
+        return torch.cat([field, -field[:, 1:-1].flip(-1)], dim=1)
+
+    def check_instances(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> None:
+        super().check_instances(instances, axes)
+        if self.boundary == "dirichlet":
+            u = instances["u"]
+            if (u[:, [0, -1]].abs() > 1e-6 * u.abs().amax(1, keepdim=True)).any():
+                raise InputError("with boundary=dirichlet, u must vanish at both ends of x")
+        if "forcing" in instances:
+            shapes = instances["forcing"]
+            if (shapes.mean(-1).abs() > 1e-6 * shapes.abs().amax(-1)).any():
+                raise InputError("forcing must have mean zero over x; subtract it")
+
+    @property
+    def _boundary(self) -> Literal["periodic", "wall"]:
+        return "periodic" if self.boundary == "periodic" else "wall"
+
+    def _least_points(self, degree: int) -> int:
+        return super()._least_points(degree) + (self.boundary == "dirichlet")
+
+    @property
+    def _one_viscosity(self) -> float:
+        self.check_conditions()
+        assert not isinstance(self.viscosity, Interval)
+        return self.viscosity
 
     @property
     def _wavenumber(self) -> float:
@@ -225,33 +223,3 @@ class Burgers(Problem, Solvable, Exact, Residual):
     def _amplitude(self) -> float:
         assert isinstance(self.initial_condition, Sine)
         return self.initial_condition.amplitude
-
-    @property
-    def _period(self) -> float:
-        return self.extent if self.boundary == "periodic" else 2 * self.extent
-
-    def _transform(self, axis: Axis, solver: Solver) -> Transform:
-        num_points = solver.num_points or axis.num_points
-        least = 3 * self.initial_condition.num_modes + 1
-        if self.boundary == "dirichlet":
-            least += 1
-        if num_points < least:
-            raise GridError(
-                f"a solver on {num_points} points loses modes of the initial condition, which has "
-                f"{self.initial_condition.num_modes}; use solver.num_points >= {least}"
-            )
-        return Transform(
-            (num_points if self.boundary == "periodic" else 2 * (num_points - 1),), (self._period,)
-        )
-
-    def _continued(self, u: Tensor, axis: Axis) -> Tensor:
-        """One period: as it is, or continued oddly beyond the walls to 2 (num_points - 1) points."""
-        if u.ndim != 2 or u.shape[1] != axis.num_points:
-            raise GridError(
-                f"u has shape {tuple(u.shape)}, expected (batch, {axis.num_points}) as the grid of x"
-            )
-        if self.boundary == "periodic":
-            return u
-        if (u[:, [0, -1]].abs() > 1e-6 * u.abs().amax(1, keepdim=True)).any():
-            raise InputError("with boundary=dirichlet, u must vanish at both ends of x")
-        return torch.cat([u, -u[:, 1:-1].flip(-1)], dim=1)

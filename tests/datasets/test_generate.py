@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlde.datasets import generate as generation
-from dlde.datasets import layout, parts
+from dlde.datasets import instances, layout, parts
 from dlde.datasets import recipe as recipes
 from dlde.datasets.dataset import Dataset, open_dataset
 from dlde.datasets.generate import generate
@@ -53,7 +53,7 @@ def test_values_are_the_closed_form(heat: Heat, tmp_path: Path) -> None:
     u = dataset.read("train", "u")
     x = dataset.info.axes["x"].points
     for sample in (0, 7, 8, 19):
-        a, b = parts.generator(dataset.recipe, "train", sample, 0).standard_normal((4, 2)).T
+        a, b = instances.generator(dataset.recipe, "train", sample, 0).standard_normal((4, 2)).T
         k = 2 * np.pi * np.arange(1, 5)[:, None]
         for i, time in enumerate(dataset.info.times):
             modes = (a[:, None] * np.cos(k * x) + b[:, None] * np.sin(k * x)) * np.exp(-0.01 * k**2 * time)
@@ -298,7 +298,7 @@ def test_burgers(tmp_path: Path) -> None:
     recipe = Recipe.load("burgers-1d-grf", overrides=overrides)
     dataset = generate(recipe, tmp_path).dataset
     u = dataset.read("train", "u")
-    drawn = recipe.solvable.draw(parts.generator(recipe, "train", 5, 0), recipe.axes)["u"]
+    drawn = recipe.solvable.draw(instances.generator(recipe, "train", 5, 0), recipe.axes)["u"]
     np.testing.assert_array_equal(u[5, 0], drawn.astype(np.float32))
     assert len(np.unique(u[:, 0], axis=0)) == 12
     finer = generate(Recipe.load("burgers-1d-grf", overrides={**overrides, "num_points": [128]}), tmp_path)
