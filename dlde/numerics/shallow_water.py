@@ -69,10 +69,12 @@ class Basin:
         center = 1 + _sides(links_x, 1) + _sides(links_y, 2)
 
         def operator(zeta: Tensor) -> Tensor:
-            flow_x, flow_y = links_x * torch.diff(zeta, dim=1), links_y * torch.diff(zeta, dim=2)
-            return (
-                zeta - torch.diff(pad(flow_x, (0, 0, 1, 1)), dim=1) - torch.diff(pad(flow_y, (1, 1)), dim=2)
-            )
+            out = center * zeta
+            for links, axis in ((links_x, 1), (links_y, 2)):
+                count = links.shape[axis]
+                for here, there in ((0, 1), (1, 0)):
+                    out.narrow(axis, here, count).addcmul_(links, zeta.narrow(axis, there, count), value=-1)
+            return out
 
         new = conjugate_gradients(
             operator,
@@ -116,10 +118,12 @@ class Basin:
         )
 
     def _laplacian(self, w: Tensor) -> Tensor:
-        dx, dy = self.spacing
-        out = pad(w, (1, 1, 1, 1))
-        along_x = torch.diff(out[:, :, 1:-1], n=2, dim=1) / dx**2
-        return along_x + torch.diff(out[:, 1:-1], n=2, dim=2) / dy**2
+        out = w * (-2 * sum(length**-2 for length in self.spacing))
+        for axis, length in enumerate(self.spacing, 1):
+            count = w.shape[axis] - 1
+            for here, there in ((0, 1), (1, 0)):
+                out.narrow(axis, here, count).add_(w.narrow(axis, there, count), alpha=length**-2)
+        return out
 
 
 def march(

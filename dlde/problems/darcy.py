@@ -120,9 +120,9 @@ class Darcy(Problem, Solvable):
 
     version: ClassVar[str] = "1"
     order: ClassVar[float] = 2
-    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from the stored grid to a
-    # finer one, where harmonic means become exact averages, up to 1.2. On twice the cells of 85
-    # nodes, two phases are within 1.6e-3 of twice as many again.
+    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from the mosaic's own cells
+    # to finer ones, where harmonic means become exact averages, up to 1.2. On twice the cells of
+    # 85 nodes, two phases are within 1.6e-3 of twice as many again.
     thresholds: ClassVar[Thresholds] = Thresholds(order=0.75, error=5e-3)
 
     coefficient: Annotated[TwoPhase | LogNormal | Affine, Field(discriminator="kind")] = TwoPhase()
@@ -158,12 +158,17 @@ class Darcy(Problem, Solvable):
             raise GridError(f"solver.num_points={solver.num_points}: expected at least 3 nodes per axis")
 
     def refined(self, solver: Solver, axes: Mapping[str, Axis], factor: float) -> Solver | None:
-        """`factor` times as many cells per axis; None where that is no whole number, or cells differ."""
+        """`factor` times as many cells per axis; None where that is no whole number, or cells differ.
+
+        None as well for fewer cells than the mosaic's, where a solver averages instead of resolving, and
+        above 1025 nodes per axis, for batches would no more fit a memory.
+        """
         stored = {axis.num_points for axis in axes.values()}
-        if solver.num_points is None and len(stored) != 1:
+        if len(stored) != 1:
             return None
-        cells = factor * ((solver.num_points or stored.pop()) - 1)
-        if cells != round(cells) or cells < 2:
+        mosaic = stored.pop() - 1
+        cells = factor * (solver.num_points - 1 if solver.num_points else mosaic)
+        if cells != round(cells) or not mosaic <= cells <= 1024:
             return None
         return Solver(**{**solver.model_dump(), "num_points": round(cells) + 1})
 

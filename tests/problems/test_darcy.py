@@ -172,6 +172,8 @@ def test_meaningless_input_is_refused():
     with pytest.raises(InputError, match=r"must be positive, but a of sample 1 goes down to -0.5"):
         problem.solve({"a": a}, axes, TIMES, Solver())
     assert problem.refined(Solver(num_points=20), axes, 0.5) is None
+    assert problem.refined(Solver(), axes, 64) is None
+    assert problem.refined(Solver(num_points=39), axes, 0.5).num_points == 20
     assert problem.refined(Solver(), problem.axes((20, 30)), 2) is None
 
 
