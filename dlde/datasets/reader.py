@@ -1,0 +1,1 @@
+"""Chunks of a stored array, read straight into the rows of a buffer."""
