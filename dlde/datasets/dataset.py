@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,7 +171,7 @@ class Dataset:
         horizon: int = 0,
         stride: int = 1,
         shuffle: bool = True,
-        mix: int | None = None,
+        mix: int | Literal["fit"] | None = None,
         normalise: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
@@ -190,7 +190,7 @@ class Dataset:
         `normalise` subtracts the mean of the training split and divides by its standard deviation, on the
         device, in the precision `dtype` (None: as stored). `memory` bounds what is kept, in bytes; beyond
         it there are `buffers` batches and a chunk for each of the `threads`. `mix`: blocks of chunks that
-        are shuffled with one another (None: all).
+        are shuffled with one another (None: all; "fit": as many as `memory` holds).
 
         Raises UnknownNameError, GridError for times, grids and windows that are not stored, InputError.
         """

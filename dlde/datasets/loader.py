@@ -12,7 +12,8 @@ What is read, and how often:
   chunk, each chunk is read once in an epoch. Where a chunk holds several (small samples, windows over
   time), a uniform order meets it again for every one of them, unless it is still among the `memory` bytes
   of decoded chunks that are kept; with `mix`, so many blocks of chunks are shuffled with one another at
-  a time, and each chunk is read once in an epoch again. Every item still comes once.
+  a time, and each chunk is read once in an epoch again. Every item still comes once. `mix="fit"` takes as
+  many blocks as `memory` holds.
 - A chunk's own checksum is compared the first time that it is read, or every time (`recheck`).
 """
 
@@ -27,7 +28,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 MEMORY = 2**31  # bytes of samples that are kept, unless told otherwise
 Batch = dict[str, Tensor]
-_Selection = tuple[int | slice, ...]  # of the dimensions of one sample
+_Selection = tuple[int | slice | None, ...]  # of the dimensions of one sample; None: a new one
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class View:
     variable: str
     time: int | None = None  # index of a stored time
     every: int = 1
+    channel: bool = False  # whether a last axis of one channel is added
 
 
 class Worker(Protocol):
@@ -102,7 +104,7 @@ class Loader:
         *,
         batch: int,
         shuffle: bool = True,
-        mix: int | None = None,
+        mix: int | Literal["fit"] | None = None,
         threads: int = 2,
         buffers: int = 3,
     ) -> None:
@@ -112,7 +114,9 @@ class Loader:
         """
         if batch < 1:
             raise InputError(f"batch={batch}; a batch has at least one item")
-        if mix is not None:
+        if mix == "fit":
+            mix = source.fitting_mix
+        elif mix is not None:
             source.check_mix(mix)
         if threads < 0 or buffers < threads + 1:
             raise InputError(
@@ -184,6 +188,11 @@ class Source(ABC):
     items_per_sample: int = 1
     items_per_block: int = 1  # items that are read at once
     index_device: torch.device = torch.device("cpu")
+
+    @property
+    def fitting_mix(self) -> int | None:
+        """As many blocks as can be shuffled with one another and yet be read once; None: all of them."""
+        return None
 
     @abstractmethod
     def take(self, items: Tensor) -> Batch:
@@ -300,7 +309,11 @@ class _Layout:
             self.by_variable.setdefault(view.variable, []).append(name)
         self.stored = np.dtype(dataset.recipe.storage.dtype)
         self._selections = {
-            name: dataset.selection(view.variable, view.time, view.every) for name, view in views.items()
+            name: (
+                *dataset.selection(view.variable, view.time, view.every),
+                *((None,) if view.channel else ()),
+            )
+            for name, view in views.items()
         }
         self._time_axes = {
             name: dataset.recipe.variables[view.variable].dims.index("time")
@@ -404,6 +417,11 @@ class Streamed(Source):
             math.prod(reader.shape[1:]) * reader.dtype.itemsize for reader in self._readers.values()
         )
         self._memory, self._chunks = memory, _Chunks(memory)
+
+    @property
+    def fitting_mix(self) -> int | None:
+        """All where each block is one item, else those that are kept."""
+        return None if self.items_per_block == 1 else max(1, self._memory // self._block_bytes)
 
     def check_mix(self, mix: int) -> None:
         """Also refuses more blocks than are kept: each would be read again and again."""
