@@ -171,7 +171,7 @@ class _Direct(ChunkReader):
     ) -> None:
         self.shape, self.dtype = array.shape, array.dtype.newbyteorder("=")
         self.rows = array.chunks[0]
-        self._folder, self._coding = folder, coding
+        self._folder, self._coding, self._zeros = folder, coding, (0,) * (len(self.shape) - 1)
         self._recheck, self._lost_is_damage = recheck, lost_is_damage
         self._key, self._fill = array.metadata.chunk_key_encoding.encode_chunk_key, array.fill_value
         self._bytes = self.rows * self.dtype.itemsize * int(np.prod(self.shape[1:]))
@@ -195,7 +195,7 @@ class _Direct(ChunkReader):
 
     def _fill_in(self, number: int, span: range, into: NDArray[Any]) -> None:
         file_number = number // (self._coding.per_shard or 1)
-        path = self._folder / self._key((file_number,) + (0,) * (len(self.shape) - 1))
+        path = f"{self._folder}/{self._key((file_number, *self._zeros))}"
         try:
             file = self._files.get(path)
             place = None if file is None else self._place(file, number)
@@ -211,7 +211,7 @@ class _Direct(ChunkReader):
         except _DamageError as damage:
             self._files.forget(path)  # it may be repaired, which replaces the file
             self._indexes.pop(file_number, None)
-            raise _damage(str(path), span, str(damage)) from None
+            raise _damage(path, span, str(damage)) from None
 
     def _place(self, file: _File, number: int) -> tuple[int, int] | None:
         """Offset and number of the chunk's bytes in its file; None where it was never written."""
@@ -320,7 +320,7 @@ _Identity = tuple[
 class _File:
     """An open file, closed when the last of its users lets go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
@@ -350,9 +350,9 @@ class _Files:
 
     def __init__(self, limit: int) -> None:
         self._limit, self._lock = limit, threading.Lock()
-        self._open: OrderedDict[Path, _File] = OrderedDict()
+        self._open: OrderedDict[str, _File] = OrderedDict()
 
-    def get(self, path: Path) -> _File | None:
+    def get(self, path: str) -> _File | None:
         """None where there is no such file."""
         with self._lock:
             file = self._open.get(path)
@@ -369,7 +369,7 @@ class _Files:
                 self._open.popitem(last=False)
         return file
 
-    def forget(self, path: Path) -> None:
+    def forget(self, path: str) -> None:
         """Open it anew the next time."""
         with self._lock:
             self._open.pop(path, None)
