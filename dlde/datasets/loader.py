@@ -583,12 +583,14 @@ class _Ring:
         self._worker: Worker | None = None
         self._size = 0  # items in a buffer
         self._free: list[_Slot] = []
-        self._held: _Slot | None = None
+        self._held: tuple[Future[None], _Slot] | None = None
         self._pending: dict[int, tuple[Future[None], _Slot]] = {}
 
     def at(self, step: int, worker: Worker, share: Any) -> Batch:
         if self._held is not None:
-            self._free.append(self._held)
+            filled, slot = self._held
+            filled.exception()  # an interrupted call may have left it in a thread's hands
+            self._free.append(slot)
             self._held = None
         if worker != self._worker or step not in self._pending:
             self._start_over(step, worker, len(share(step, worker)))
@@ -600,8 +602,7 @@ class _Ring:
             ahead += 1
             if self._pool is None:
                 break
-        filled, slot = self._pending.pop(step)
-        self._held = slot  # also after an error: the next call takes it back
+        filled, slot = self._held = self._pending.pop(step)  # taken back by the next call, error or not
         filled.result()
         values = self._source.finish(slot.values)
         if self._cuda:

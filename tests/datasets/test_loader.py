@@ -268,6 +268,30 @@ def test_a_buffer_is_not_refilled_while_it_is_in_use(one_each: Dataset) -> None:
         assert len(addresses) == 3
 
 
+def test_a_buffer_is_not_refilled_before_a_gpu_has_its_copy(one_each: Dataset) -> None:
+    """The thread waits for it, not the consumer; an event that a test sets stands for the GPU's."""
+
+    class Copied:
+        def __init__(self) -> None:
+            self.done, self.waited = threading.Event(), threading.Event()
+
+        def synchronize(self) -> None:
+            self.waited.set()
+            assert self.done.wait(10)
+
+    with one_each.loader("train", ["u"], batch=4, memory=0, threads=1, buffers=2) as loader:
+        first = loader.at(0)["u"]
+        before, copied = first.clone(), Copied()
+        loader._ring._held[1].copied = copied
+        loader.at(1)  # returns, while the buffer of step 0 waits to be filled with that of step 2
+        assert copied.waited.wait(10)
+        assert torch.equal(first, before)
+        copied.done.set()
+        assert torch.equal(
+            loader.at(2)["u"], torch.from_numpy(one_each.read("train", "u"))[loader.samples(2)]
+        )
+
+
 def test_workers_share_the_batch_and_resume_under_another_number(one_each: Dataset) -> None:
     def batches(world_size: int, steps: range) -> list[torch.Tensor]:
         found = []
