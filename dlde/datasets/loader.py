@@ -13,7 +13,7 @@ What is read, and how often:
   time), a uniform order meets it again for every one of them, unless it is still among the `memory` bytes
   of decoded chunks that are kept; with `mix`, so many blocks of chunks are shuffled with one another at
   a time, and each chunk is read once in an epoch again. Every item still comes once. `mix="fit"` takes as
-  many blocks as `memory` holds.
+  many blocks as `memory` holds; the order then depends on `memory`, too.
 - A chunk's own checksum is compared the first time that it is read, or every time (`recheck`).
 """
 
@@ -266,7 +266,12 @@ def load(
     layout = _Layout(dataset, split, dict(views), windows)
     finish = _Finish(dataset, views, normalise, dtype, torch.device(device))
     if layout.bytes(finish) <= memory:
-        return Held(finish.held(layout.read()), windows)
+        held = Held(finish.held(layout.read()), windows)
+        rows = math.lcm(*(dataset.recipe.chunk(variable) for variable in layout.by_variable))
+        held.items_per_block = (
+            rows * held.items_per_sample
+        )  # a given `mix` is the same order as when streamed
+        return held
     return Streamed(layout, finish, memory, recheck)
 
 

@@ -123,6 +123,15 @@ def test_mixed_blocks_stay_together_and_are_mixed() -> None:
     assert all(len(set(group[:5].tolist())) > 1 for group in seen.split(15))
 
 
+def test_memory_does_not_change_the_order(stored: Callable[..., Dataset]) -> None:
+    for mix in (None, 1, 2):
+        held = stored().loader("train", ["u"], batch=20, mix=mix)
+        with stored().loader("train", ["u"], batch=20, mix=mix, memory=10_240) as streamed:
+            assert held.in_memory
+            assert not streamed.in_memory
+            assert stream(held, 3) == stream(streamed, 3)
+
+
 def test_without_shuffling_items_come_in_order() -> None:
     loader = Loader(Held({"u": torch.arange(5)}), batch=2, shuffle=False)
     assert stream(loader, 5) == [0, 1, 2, 3, 4] * 2
