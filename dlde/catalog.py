@@ -36,7 +36,6 @@ PROBLEMS = {
     "geometric-brownian": "dlde.problems.geometric_brownian:GeometricBrownian",
     "gray-scott": "dlde.problems.gray_scott:GrayScott",
     "heat": "dlde.problems.heat:Heat",
-    "heat-equation": "dlde.problems.heat:Heat",
     "hjb-lq": "dlde.problems.hjb_lq:HJBLQ",
     "korteweg-de-vries": "dlde.problems.korteweg_de_vries:KortewegDeVries",
     "kuramoto-sivashinsky": "dlde.problems.kuramoto_sivashinsky:KuramotoSivashinsky",
