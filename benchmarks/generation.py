@@ -193,8 +193,8 @@ def found_against_habit(goal: float) -> str:
     truth = solved(habit.solver).flatten(1)
     error = float(((solved(found).flatten(1) - truth).norm(dim=1) / truth.norm(dim=1)).max())
     return (
-        f"| {goal:g} | {found.num_points} points, dt {found.dt:g} | {error:.1e} | {20 / slow:.1f} samples/s | "
-        f"{20 / fast:.1f} samples/s | {slow / fast:.1f} |"
+        f"| {goal:g} | {found.num_points} points, dt {found.dt:g} | {error:.1e} "
+        f"| {20 / slow:.1f} samples/s | {20 / fast:.1f} samples/s | {slow / fast:.1f} |"
     )
 
 

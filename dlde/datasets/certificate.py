@@ -207,16 +207,16 @@ def _order(recipe: Recipe, drawn: Sequence[Instance]) -> tuple[float | None, tup
     At the last stored time alone, since times in between shorten the steps; at an earlier one where a
     chaotic solution has lost its accuracy by then.
     """
-    stored = [time for time in recipe.times if time > 0] or list(recipe.times)
-    for time in dict.fromkeys(stored[i] for i in (-1, len(stored) // 2, len(stored) // 8)):
-        order, refinements = _order_at(recipe, drawn, time)
+    stored = [t for t in recipe.times if t > 0] or list(recipe.times)
+    for last in dict.fromkeys(stored[i] for i in (-1, len(stored) // 2, len(stored) // 8)):
+        order, refinements = _order_at(recipe, drawn, last)
         if order is not None:
             return order, refinements
     return None, ()
 
 
 def _order_at(
-    recipe: Recipe, drawn: Sequence[Instance], time: float
+    recipe: Recipe, drawn: Sequence[Instance], last: float
 ) -> tuple[float | None, tuple[tuple[float, float], ...]]:
     solutions: dict[float, Solution | None] = {}
 
@@ -224,7 +224,7 @@ def _order_at(
         if factor not in solutions:
             solver = recipe.solvable.refined(recipe.solver, recipe.axes, factor)
             try:
-                found = None if solver is None else _double(solve(recipe, drawn, [time], solver))
+                found = None if solver is None else _double(solve(recipe, drawn, [last], solver))
             except GridError:
                 found = None
             solutions[factor] = found if found is not None and _finite(found) else None
