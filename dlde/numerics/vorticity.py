@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlde.numerics.spectral import Transform
@@ -28,58 +29,57 @@ class VorticityAdvection:
         kx, ky = transform.wavenumbers()
         squared = kx**2 + ky**2
         inverse = np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0)
-        curl = np.stack(np.broadcast_arrays(1j * ky * inverse, -1j * kx * inverse))
+        self._velocity = np.stack(np.broadcast_arrays(1j * ky * inverse, -1j * kx * inverse))
         flux = np.stack(np.broadcast_arrays(kx * ky, kx**2 - ky**2))
-        cut = transform.cuts[0]
-        self._rows = [cut + 1, cut]
-        self._curl = torch.from_numpy(curl).to(like)[:, None]
-        self._curls = torch.split(self._curl, self._rows, dim=2)
+        self._curl = self._turned(self._velocity).to(like)
         # doubled, for (re, im) pairs: a complex by real product would first promote the real factor
-        doubled = (
-            torch.from_numpy(flux)
-            .to(like.device, like.real.dtype)[:, None, ..., None]
-            .expand(-1, -1, -1, -1, 2)
-        )
-        self._flux = torch.split(doubled.contiguous(), self._rows, dim=2)
+        pairs = self._turned(flux).to(like.device, like.real.dtype)[..., None]
+        self._flux = pairs.expand(-1, -1, -1, -1, 2).contiguous()
         self._buffers: dict[int, tuple[Any, ...]] = {}
+
+    def _turned(self, factors: NDArray[Any]) -> Tensor:
+        """(2, *modes) -> (2, 1, modes of y, points of x): along x all modes, lying next to one another.
+
+        So a transform along x needs no copy of its own, and products run through the memory.
+        """
+        cut, num_x = self.transform.cuts[0], self.transform.num_points[0]
+        full = np.zeros((2, 1, factors.shape[-1], num_x), factors.dtype)
+        full[:, 0, :, : cut + 1] = factors[:, : cut + 1].swapaxes(1, 2)
+        full[:, 0, :, -cut:] = factors[:, cut + 1 :].swapaxes(1, 2)
+        return torch.from_numpy(full)
 
     def velocity(self, w: Tensor) -> Tensor:
         """Coefficients (2, batch, *modes) of u and v."""
-        return self._curl * w
+        return torch.from_numpy(self._velocity).to(w)[:, None] * w
 
     def __call__(self, w: Tensor) -> Tensor:
-        columns, blocks, padded, kept, products, flux_difference, flux_product = self._buffers_for(w)
-        for part, curl, rows in zip(torch.split(w, self._rows, dim=1), self._curls, blocks, strict=True):
-            torch.mul(part, curl, out=rows)
-        kept.copy_(torch.fft.ifft(columns, dim=-2, norm="forward"))
-        u, v = torch.fft.irfft(padded, n=products.shape[-1], norm="forward")
-        torch.mul(v, v, out=flux_difference).addcmul_(u, u, value=-1)
-        torch.mul(u, v, out=flux_product)
-        spectrum = torch.fft.rfft(products, norm="forward")[..., : w.shape[-1]]
-        spectrum = torch.view_as_real(torch.fft.fft(spectrum, dim=-2, norm="forward"))
+        cut = self.transform.cuts[0]
+        turned, columns, kept, padded, products, spectrum = self._buffers_for(w)
+        turned[..., : cut + 1] = w[:, : cut + 1].transpose(1, 2)
+        turned[..., -cut:] = w[:, cut + 1 :].transpose(1, 2)
+        torch.mul(turned, self._curl, out=columns)
+        kept.copy_(torch.fft.ifft(columns, norm="forward").transpose(2, 3))
+        u, v = torch.fft.irfft(padded, n=self.transform.num_points[1], norm="forward")
+        torch.mul(v, v, out=products[0]).addcmul_(u, u, value=-1)
+        torch.mul(u, v, out=products[1])
+        spectrum.copy_(torch.fft.rfft(products, norm="forward")[..., : w.shape[-1]].transpose(2, 3))
+        difference, product = torch.view_as_real(torch.fft.fft(spectrum, norm="forward"))
+        change = difference.mul_(self._flux[0]).addcmul_(product, self._flux[1])
+        rows = torch.view_as_complex(change).transpose(1, 2)
         out = torch.empty_like(w)
-        low, high = self._rows
-        for target, source, flux in zip(
-            torch.split(torch.view_as_real(out), self._rows, dim=1),
-            (spectrum[:, :, :low], spectrum[:, :, -high:]),
-            self._flux,
-            strict=True,
-        ):
-            torch.mul(source[0], flux[0], out=target).addcmul_(source[1], flux[1])
+        out[:, : cut + 1] = rows[:, : cut + 1]
+        out[:, cut + 1 :] = rows[:, -cut:]
         return out
 
     def _buffers_for(self, w: Tensor) -> tuple[Any, ...]:
-        """For that many samples: coefficients of the velocity on all rows (with the blocks of rows that
-
-        are not zero), on all columns (with those that are not zero), and the two products (and each).
-        """
+        """For that many samples; what is read and not written is zero."""
         batch, modes = w.shape[0], w.shape[-1]
         if batch not in self._buffers:
             num_x, num_y = self.transform.num_points
-            low, high = self._rows
-            columns = w.new_zeros(2, batch, num_x, modes)
-            padded = w.new_zeros(2, batch, num_x, num_y // 2 + 1)
+            turned = w.new_zeros(batch, modes, num_x)  # coefficients of w, with x last
+            columns = w.new_empty(2, batch, modes, num_x)  # of u and v
+            padded = w.new_zeros(2, batch, num_x, num_y // 2 + 1)  # of them along y, with those kept
             products = w.real.new_empty(2, batch, num_x, num_y)
-            blocks = (columns[:, :, :low], columns[:, :, -high:])
-            self._buffers[batch] = (columns, blocks, padded, padded[..., :modes], products, *products)
+            spectrum = w.new_empty(2, batch, modes, num_x)  # of the products along y, with x last
+            self._buffers[batch] = (turned, columns, padded[..., :modes], padded, products, spectrum)
         return self._buffers[batch]

@@ -47,7 +47,7 @@ class Blobs(Spec):
 
     kind: Literal["blobs"] = "blobs"
     count: PositiveInt = 12
-    radius: PositiveFloat = 3.0  # in units of the domain
+    radius: PositiveFloat = 4.0  # in units of the domain
     outside: tuple[float, float] = (1.0, 0.0)
     inside: tuple[float, float] = (0.5, 0.25)
     apart: bool = False

@@ -18,7 +18,9 @@ from dlde.problems.reaction_diffusion import Blobs, Noise
 torch.set_num_threads(1)
 LINE = GrayScott(domain=((0.0, 64.0),), initial_condition=Blobs(count=3, radius=5.0))
 PLANE = GrayScott(
-    feed=Interval(low=0.02, high=0.05), domain=((0.0, 32.0), (0.0, 48.0)), initial_condition=Blobs(count=3)
+    feed=Interval(low=0.02, high=0.05),
+    domain=((0.0, 32.0), (0.0, 48.0)),
+    initial_condition=Blobs(count=3, radius=3.0),
 )
 NERVE = FitzHughNagumoField()
 SHEET = FitzHughNagumoField(
