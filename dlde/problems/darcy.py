@@ -125,7 +125,7 @@ class Discs(Spec):
     def _apart_and_positive(self) -> Self:
         if self.radius > 0.5 / self.rows:
             raise ValueError(
-                f"radius={self.radius:g}: {self.rows} rows of discs overlap; use radius <= {0.5 / self.rows:g}"
+                f"radius={self.radius:g}: {self.rows} discs a row overlap; use radius <= {0.5 / self.rows:g}"
             )
         if self.outside + self.contrast.low <= 0:
             raise ValueError(
