@@ -24,7 +24,7 @@ from dlde.numerics.elliptic import (
     wall_field,
 )
 from dlde.numerics.multigrid import solve_by_multigrid
-from dlde.problem import Array, Axis, Problem, Solvable, Solver, Thresholds, Variable
+from dlde.problem import Array, Axis, Interval, Problem, Solvable, Solver, Thresholds, Variable
 from dlde.spec import Spec
 
 
@@ -108,6 +108,49 @@ class Affine(Spec):
         return np.asarray(self.mean + (waves[0] * size) @ waves[1].T)
 
 
+class Discs(Spec):
+    """`outside`, and outside + y_i in each of `rows` x `rows` discs ("cookies"), y_i uniform on `contrast`.
+
+    A node has the mean over its part of the mosaic, by 8 x 8 points. Source: the cookie problem, as in
+    Heiss et al., Multilevel CNNs for Parametric PDEs (2023), arXiv 2304.00388; the contrast is our own.
+    """
+
+    kind: Literal["discs"] = "discs"
+    rows: PositiveInt = 3
+    radius: PositiveFloat = 0.13
+    outside: PositiveFloat = 1.0
+    contrast: Interval = Interval(low=-0.9, high=9.0)
+
+    @model_validator(mode="after")
+    def _apart_and_positive(self) -> Self:
+        if self.radius > 0.5 / self.rows:
+            raise ValueError(
+                f"radius={self.radius:g}: {self.rows} discs a row overlap; use radius <= {0.5 / self.rows:g}"
+            )
+        if self.outside + self.contrast.low <= 0:
+            raise ValueError(
+                f"contrast.low={self.contrast.low:g}: the coefficient could vanish; use more than -outside, "
+                f"{-self.outside:g}"
+            )
+        return self
+
+    def draw(self, generator: np.random.Generator, num_points: Sequence[int]) -> Array:
+        """a at the nodes."""
+        contrast = np.array([self.contrast.draw(generator) for _ in range(self.rows**2)])
+        within = (np.arange(8) + 0.5) / 8 - 0.5
+        places = []
+        for count in num_points:
+            nodes, spacing = np.linspace(0, 1, count), 1 / (count - 1)
+            low, high = np.maximum(nodes - spacing / 2, 0), np.minimum(nodes + spacing / 2, 1)
+            points = (low + high)[:, None] / 2 + (high - low)[:, None] * within
+            number = np.clip(np.floor(points * self.rows), 0, self.rows - 1).astype(int)
+            places.append((number, points - (number + 0.5) / self.rows))
+        (i, x), (j, y) = places
+        inside = x[:, None, :, None] ** 2 + y[None, :, None, :] ** 2 <= self.radius**2
+        added = contrast[i[:, None, :, None] * self.rows + j[None, :, None, :]]
+        return np.asarray(self.outside + (inside * added).mean((-2, -1)))
+
+
 class Darcy(Problem, Solvable):
     """Darcy: -div(a grad u) = source on the unit square, u = 0 on its boundary, the coefficient a random.
 
@@ -120,12 +163,12 @@ class Darcy(Problem, Solvable):
 
     version: ClassVar[str] = "1"
     order: ClassVar[float] = 2
-    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from its own cells
-    # to finer ones, where harmonic means become exact averages, up to 1.2. On twice the cells of
+    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from the mosaic's own
+    # cells to finer ones, where harmonic means become exact averages, up to 1.2. On twice the cells of
     # 85 nodes, two phases are within 1.6e-3 of twice as many again.
     thresholds: ClassVar[Thresholds] = Thresholds(order=0.75, error=5e-3)
 
-    coefficient: Annotated[TwoPhase | LogNormal | Affine, Field(discriminator="kind")] = TwoPhase()
+    coefficient: Annotated[TwoPhase | LogNormal | Affine | Discs, Field(discriminator="kind")] = TwoPhase()
     source: PositiveFloat = 1.0
     # multigrid: conjugate gradients, all samples at once, to a relative residual of 1e-11 (float32: 1e-5);
     # direct: sparse LU, sample by sample, on a CPU

@@ -12,7 +12,7 @@ from dlde import catalog
 from dlde.datasets.recipe import Recipe
 from dlde.errors import GridError, InputError, SpecError
 from dlde.problem import Solvable, Solver
-from dlde.problems.darcy import Affine, Darcy, LogNormal, RandomField, TwoPhase
+from dlde.problems.darcy import Affine, Darcy, Discs, LogNormal, RandomField, TwoPhase
 
 torch.set_num_threads(1)
 TIMES = (0.0,)
@@ -20,6 +20,7 @@ PROBLEMS = {
     "two-phase": Darcy(),
     "log-normal": Darcy(coefficient=LogNormal()),
     "affine": Darcy(coefficient=Affine()),
+    "discs": Darcy(coefficient=Discs()),
 }
 each = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 
@@ -120,7 +121,8 @@ def test_media():
     for problem in PROBLEMS.values():
         coarse, fine = problem.axes((43, 43)), problem.axes((85, 85))
         few, many = instances(problem, coarse)["a"], instances(problem, fine)["a"]
-        torch.testing.assert_close(few, many[:, ::2, ::2], rtol=1e-12, atol=0)
+        if problem is not PROBLEMS["discs"]:  # which are means over the parts of a grid
+            torch.testing.assert_close(few, many[:, ::2, ::2], rtol=1e-12, atol=0)
         assert few.min() > 0
     two = instances(PROBLEMS["two-phase"], problem.axes((43, 43)), 30)["a"]
     assert sorted(two.unique().tolist()) == [3, 12]
@@ -128,6 +130,25 @@ def test_media():
     affine = instances(PROBLEMS["affine"], problem.axes((43, 43)), 30)["a"]
     assert affine.min() > 0.1
     assert affine.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_discs():
+    """Their area, their places, their range, and that they stay where they are on another grid."""
+    problem = PROBLEMS["discs"]
+    grids = [problem.axes((n, n)) for n in (43, 127)]
+    few, many = (instances(problem, axes, 10)["a"] for axes in grids)
+    for a, n in ((few, 43), (many, 127)):
+        weights = torch.ones(n, dtype=torch.float64)
+        weights[[0, -1]] = 0.5
+        mean = torch.einsum("bij,i,j->b", a, weights, weights) / (n - 1) ** 2
+        middles = a[:, (n - 1) // 6 :: (n - 1) // 3, (n - 1) // 6 :: (n - 1) // 3]
+        torch.testing.assert_close(
+            mean, 1 + torch.pi * 0.13**2 * (middles - 1).sum((1, 2)), rtol=0.02, atol=0.01
+        )
+        assert torch.equal(a[:, 0], torch.ones_like(a[:, 0]))
+    torch.testing.assert_close(few[:, 7::14, 7::14], many[:, 21::42, 21::42])
+    assert few.min() > 0.1
+    assert few.max() < 10
 
 
 @pytest.mark.parametrize("method", ["multigrid", "direct"])
@@ -182,7 +203,9 @@ def test_meaningless_input_is_refused():
     [
         ({"coefficient": {"kind": "two-phase", "low": 5, "high": 4}}, "low=5, high=4: expected low < high"),
         ({"coefficient": {"kind": "affine", "amplitude": 1.5}}, "use amplitude < mean"),
-        ({"coefficient": {"kind": "cookie"}}, "'two-phase', 'log-normal', 'affine'"),
+        ({"coefficient": {"kind": "cookie"}}, "'two-phase', 'log-normal', 'affine', 'discs'"),
+        ({"coefficient": {"kind": "discs", "radius": 0.2}}, "overlap; use radius <= 0.166667"),
+        ({"coefficient": {"kind": "discs", "outside": 0.5}}, "use more than -outside, -0.5"),
         ({"method": "multigird"}, "'multigrid' or 'direct'"),
         ({"source": 0}, "greater than 0"),
     ],
@@ -204,5 +227,5 @@ def test_is_written_and_read_through_the_catalog(problem):
 
 def test_recipes_are_read():
     assert Recipe.load("darcy-2d").shape("a") == (85, 85)
-    for preset in ("paper", "log-normal", "affine"):
+    for preset in ("paper", "log-normal", "affine", "discs"):
         Recipe.load("darcy-2d", preset=preset)
