@@ -96,9 +96,11 @@ class Dataset:
         if known is None:
             lacking = sum(len(samples) for samples in missing.values())
             what = f"{lacking} of {sum(recipe.samples.values())} samples" if lacking else "its statistics"
+            root = store.parent.parent
+            command = recipe.command(root) if lacking else recipe.generating(root)
             raise DataError(
                 f"dataset {recipe.name!r} is not complete: {what} missing in {store}; "
-                f"`{recipe.command(store.parent.parent)}` completes it",
+                f"`{command}` completes it",
                 store=str(store),
                 missing=missing,
             )

@@ -200,11 +200,14 @@ class Recipe(Spec):
         return recipe
 
     def command(self, root: Path) -> str:
-        """The command line that generates, completes and repairs this dataset under that storage root."""
-        elsewhere = () if root.resolve() == storage_root() else ("--root", str(root))
+        """The command line that makes, completes and repairs this dataset under that storage root."""
         if isinstance(self.problem, Recorded):
-            return self.problem.command(self.name, *elsewhere)
-        return shlex.join(["dlde", "data", "generate", *self.arguments, *elsewhere])
+            return self.problem.command(self.name, *_elsewhere(root))
+        return self.generating(root)
+
+    def generating(self, root: Path) -> str:
+        """`dlde data generate` of this dataset; of imported data it makes no more than the statistics."""
+        return shlex.join(["dlde", "data", "generate", *self.arguments, *_elsewhere(root)])
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -276,6 +279,10 @@ class Recipe(Spec):
             size *= length
         part = self.storage.part
         return max(n for n in range(1, part + 1) if part % n == 0 and (n == 1 or n * size <= CHUNK_BYTES))
+
+
+def _elsewhere(root: Path) -> tuple[str, ...]:
+    return () if root.resolve() == storage_root() else ("--root", str(root))
 
 
 def _flow(value: Any) -> str:

@@ -90,6 +90,10 @@ def test_the_recipe_finds_it_and_takes_fewer_samples(bring: Import, tmp_path: Pa
     np.testing.assert_array_equal(
         few.dataset.read("train", "u"), done.generated.dataset.read("train", "u")[:4]
     )
+    with pytest.raises(
+        DataError, match=r"its statistics missing.*`dlde data generate set --set samples.train=3"
+    ):
+        Dataset.open(Recipe.load("set", overrides={"samples.train": 3}), tmp_path / "root")
     with pytest.raises(DataError, match=r"imported, not computed.*`dlde data import a.npz --name set --root"):
         generate(Recipe.load("set", overrides={"samples.train": 9}), tmp_path / "root")
     assert done.generated.dataset.verify().whole
@@ -350,6 +354,14 @@ def test_the_well_keeps_its_order_boundaries_and_parameters(bring: Import, tmp_p
     again = bring(splits=[f"{split}={path}" for split, path in files.items()], name="back").generated
     assert again.digest == first.digest
     assert recorded(again.dataset).conditions == problem.conditions
+    for format in ("npz", "netcdf"):
+        files = export(first.dataset, format, tmp_path / format)
+        given = [f"{split}={path}" for split, path in files.items()]
+        again = bring(splits=given, name=format).generated
+        assert again.digest == first.digest
+        its = recorded(again.dataset)
+        assert (its.conditions, its.parameters) == (problem.conditions, problem.parameters)
+        assert (its.shared, its.dtypes) == (problem.shared, problem.dtypes)
 
 
 def test_a_generated_set_goes_out_and_comes_back(bring: Import, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dlde.datasets.bridges.exporting import export
 from dlde.datasets.bridges.importing import import_files
 from dlde.datasets.bridges.options import Options
 from dlde.datasets.recipe import Recipe
-from dlde.errors import GridError, InputError, NonFiniteError, SpecError, UnknownNameError
+from dlde.errors import DataError, GridError, InputError, NonFiniteError, SpecError, UnknownNameError
 from tests.datasets.test_bridges import RANDOM, idx, well
 
 Refuses = Callable[..., None]
@@ -123,6 +123,12 @@ def test_another_recipe_of_that_name_stays(refuses: Refuses, npz: Any, tmp_path:
         import_files([npz(u=U, x=X)], "set", Options.parse(), tmp_path / "root", folder=tmp_path / "data")
     assert (tmp_path / "data" / "set.yaml").read_text() == "description: mine\n"
     assert not (tmp_path / "root").exists()
+
+
+def test_a_place_for_the_recipe_that_cannot_be_written(npz: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"is whole, but its recipe .*set\.yaml cannot be written"):
+        import_files([npz(u=U, x=X)], "set", Options.parse(), tmp_path / "root", folder=tmp_path / "file")
 
 
 def test_splits(refuses: Refuses, npz: Any) -> None:

@@ -19,7 +19,7 @@ from dlde.datasets.engines import Threads
 from dlde.datasets.generate import Generated, Progress, complete
 from dlde.datasets.parts import Part
 from dlde.datasets.recipe import Recipe
-from dlde.errors import InputError, SpecError, UnknownNameError
+from dlde.errors import DataError, InputError, SpecError, UnknownNameError
 from dlde.files import write_atomically, yaml_files
 from dlde.problems.recorded import Recorded
 
@@ -66,7 +66,13 @@ def import_files(
         generated = complete(recipe, root, make, engine=Threads(1), progress=progress)
     text = recipe_text(recipe)
     if not target.is_file() or target.read_text() != text:
-        write_atomically(target, text)
+        try:
+            write_atomically(target, text)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise DataError(
+                f"{generated.store} is whole, but its recipe {target} cannot be written: {error.strerror}; "
+                "run the same command where you may write"
+            ) from None
     return Imported(generated, recipe, target)
 
 
