@@ -340,11 +340,13 @@ def test_memory_stays_bounded(stored: Callable[..., Dataset]) -> None:
 
 
 def test_threads_end_with_the_loader(one_each: Dataset) -> None:
+    before = set(threading.enumerate())
     loader = one_each.loader("train", ["u"], batch=2, memory=0)
     loader.at(0)
-    assert any(thread.name.startswith("dlde-loader") for thread in threading.enumerate())
+    began = set(threading.enumerate()) - before
+    assert {thread.name for thread in began} == {"dlde-loader_0", "dlde-loader_1"}
     loader.close()
-    assert not any(thread.name.startswith("dlde-loader") for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in began)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
