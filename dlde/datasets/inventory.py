@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class Entry:
     certificate: str | None  # "passed" | "failed" | "unreadable"; None where there is none
     models: tuple[str, ...]  # registered ones that were made from any of its contents
     damage: str = ""  # what is wrong
-    recipe: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
         """Plain data."""
@@ -80,8 +79,7 @@ def remove(store: Path, models: Models | None = None, *, force: bool = False) ->
             shutil.rmtree(removed)
     except PermissionError as error:
         raise DataError(
-            f"cannot remove {store}: {error.strerror}; it belongs to somebody else, or lies on a disk that is "
-            "read-only",
+            f"cannot remove {store}: {error.strerror}; it belongs to somebody else, or its disk is read-only",
             store=str(store),
         ) from error
     return freed
@@ -89,7 +87,9 @@ def remove(store: Path, models: Models | None = None, *, force: bool = False) ->
 
 def check_store(store: Path) -> None:
     """Refuse a folder that is no store of ours. Raises DataError that names the stores beside it."""
-    if (store / layout.MANIFEST).is_file() or (store / "parts").is_dir() and (store / "zarr.json").is_file():
+    if (store / layout.MANIFEST).is_file() or (
+        (store / "parts").is_dir() and (store / "zarr.json").is_file()
+    ):
         return
     known = [path.name for path in store.parent.glob("*.zarr") if not path.name.startswith(".")]
     stem = store.name.rpartition("-")[0]
@@ -150,7 +150,10 @@ def _entry(store: Path, models: Models) -> Entry:
         altered = layout.damaged_files(store, manifest)
         name, problem = str(recipe["name"]), str(recipe["problem"]["name"])
     except (DldeError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        told = error.message if isinstance(error, DldeError) else f"{layout.MANIFEST} cannot be read: {error!r}"
+        told = (
+            error.message if isinstance(error, DldeError) else f"{layout.MANIFEST} cannot be read: {error!r}"
+        )
+        told = told.removeprefix(f"{store}: ")
         return Entry(
             name=store.stem, state="damaged", problem="", samples={}, parts=0, missing=0, digest=None,
             contents={}, models=(), damage=told, **common,
@@ -167,7 +170,6 @@ def _entry(store: Path, models: Models) -> Entry:
         contents=contents,
         models=tuple(sorted({model for one in contents for model in models.get(one, ())})),
         damage=f"altered or lost: {', '.join(altered)}" if altered else "",
-        recipe=recipe,
         **common,
     )
 
@@ -175,8 +177,7 @@ def _entry(store: Path, models: Models) -> Entry:
 def _count(store: Path, recipe_digest: str, samples: Mapping[str, int], part: int) -> tuple[int, int]:
     """Parts of those samples, and how many of them are not committed.
 
-    A record may hold fewer samples than its part has now that the dataset grew; only the last of a split
-    can be so, unless the dataset grew twice.
+    A record may hold fewer samples than its part should, where the dataset is to grow.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         listed = {name.removesuffix(".json") for name in os.listdir(store / "parts")}
