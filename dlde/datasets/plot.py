@@ -120,13 +120,13 @@ def _shown(
             raise UnknownNameError(f"no variable {name!r}; {nearest(name, info.variables)}", name=name)
         if name not in kinds:
             raise GridError(
-                f"variable {name!r} of dataset {info.recipe!r} has dimensions {_list(_dims(info.variables[name]))}"
-                f", of which there is no picture; there is one of {_list(kinds) or 'none'}"
+                f"there is no picture of variable {name!r} of dataset {info.recipe!r}, with dimensions "
+                f"{_list(_dims(info.variables[name]))}; there is one of {_list(kinds) or 'none'}"
             )
     if not kinds:
         raise GridError(
-            f"dataset {info.recipe!r} has no variable to draw: there are pictures of fields over time or space, "
-            "of trajectories, images and graphs"
+            f"dataset {info.recipe!r} has no variable to draw: there are pictures of fields over time or "
+            "space, of trajectories, images and graphs"
         )
     chosen = list(variables) or _first(kinds, kinds)
     if len(groups := {(kinds[name], _space(dataset, name)) for name in chosen}) > 1:

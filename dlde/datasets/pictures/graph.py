@@ -53,7 +53,9 @@ def graph(shown: Shown) -> Figure:
                 *places[own].T, s=area[own], color=_colour(number, len(np.unique(classes))), zorder=2,
                 linewidths=0.2, edgecolors="white", label=f"{name} {one:g}",
             )  # fmt: skip
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9, markerscale=1.2)
+        legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+        for handle in legend.legend_handles:
+            handle.set_sizes([30])  # type: ignore[union-attr]
     axes.autoscale_view()
     whole = f"{nodes} nodes, {adjacency.nnz // 2} edges"
     rest = f"; drawn is the largest of {count} components, {len(kept)} nodes" if count > 1 else ""

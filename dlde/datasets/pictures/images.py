@@ -17,7 +17,7 @@ SIZE = 1.15  # of a picture (inches)
 
 def images(shown: Shown) -> Figure:
     """All chosen pictures of the first variable, each under its class; (y, x) or (y, x, channel)."""
-    (name, values), *_ = shown.values.items()
+    values = next(iter(shown.values.values()))
     values = values[..., None] if values.ndim == 3 else values
     count, height, width, channels = values.shape
     columns = min(COLUMNS, count)

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -49,6 +48,11 @@ class Sheet:
         self._text(LEFT, 0.36, title, fontsize=15, weight="bold", color=INK)
         for line, text in enumerate(caption):
             self._text(LEFT, 0.6 + 0.19 * line, text, fontsize=9.5, color=MUTED)
+
+    @property
+    def free(self) -> float:
+        """Inches from the left where the margin to the right of the panels begins."""
+        return self.width - self.right
 
     def axes(self, row: int, column: int, *, low: float = 0.0, high: float = 1.0, **how: Any) -> Any:
         """The panel there, or the part of its height between two fractions."""
@@ -113,7 +117,8 @@ def _caption(shown: Shown, width: float) -> list[str]:
     """The equation and its numbers, as lines of so many inches."""
     info = shown.dataset.info
     problem = dict(shown.dataset.recipe.dump()["problem"])
-    numbers = [problem.pop("name")]
+    name = problem.pop("name")
+    numbers = [name if name != "recorded" else f"imported from {', '.join(problem['files'])}"]
     numbers += [f"{key.replace('_', ' ')} {text}" for key, one in problem.items() if (text := _number(one))]
     grid = " × ".join(str(axis.num_points) for axis in info.axes.values())
     count = info.samples[shown.split]
@@ -122,14 +127,14 @@ def _caption(shown: Shown, width: float) -> list[str]:
         *([f"{len(info.times)} times"] if len(info.times) > 1 else []),
         f"{count} sample{'s' if count > 1 else ''}",
     ]
-    separator = " · "
-    lines, columns = [""], int(width / 0.071)
-    for text in numbers:
-        text = textwrap.shorten(str(text), columns, placeholder=" …")
-        if lines[-1] and len(lines[-1]) + len(text) + 3 > columns:
+    separator = "   ·   "
+    lines, columns = [""], int(width / 0.078)
+    for number in numbers:
+        text = textwrap.shorten(str(number), columns, placeholder=" …")
+        if lines[-1] and len(lines[-1]) + len(separator) + len(text) > columns:
             lines.append("")
         lines[-1] += (separator if lines[-1] else "") + text
-    return [line.replace(separator, "   ·   ") for line in lines]
+    return lines
 
 
 def _number(value: Any) -> str:

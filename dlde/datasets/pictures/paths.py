@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.pictures import look
@@ -15,7 +16,6 @@ from dlde.datasets.pictures.shown import Shown, Values, component, label
 MOST = 1000  # samples that the bands are of
 LEAST = 20  # samples without which there are no bands
 COMPONENTS = 4  # of a variable, at most, that are drawn
-WIDTH, HEIGHT = 3.6, 1.9  # of a panel (inches)
 
 
 def paths(shown: Shown) -> Figure:
@@ -23,36 +23,46 @@ def paths(shown: Shown) -> Figure:
 
     The bands hold half and nine tenths of the samples; a portrait is of states of two or three components.
     """
-    rows = [(name, entry) for name in shown.values for entry in range(min(_count(shown, name), COMPONENTS))]
     portrait = _portrait(shown)
-    alone = portrait is None
-    width = 1.9 * WIDTH if alone else 1.35 * WIDTH
-    extra = 0.3 if alone else 4.6
-    sheet = Sheet(shown, len(rows), 1, (width, HEIGHT if len(rows) > 1 else 1.5 * HEIGHT), gaps=(0.0, 0.16),
-                  right=extra, top=0.18)  # fmt: skip
+    entries = {name: range(min(_count(shown, name), COMPONENTS)) for name in shown.values}
+    if portrait is None:  # a column for each variable
+        cells = [(row, column, name, row) for column, name in enumerate(entries) for row in entries[name]]
+        rows, columns = max(map(len, entries.values())), len(entries)
+        width, right = (4.4, 0.3) if columns > 1 else (6.8, 0.3)
+    else:
+        flat = [(name, entry) for name in entries for entry in entries[name]]
+        cells = [(row, 0, name, entry) for row, (name, entry) in enumerate(flat)]
+        rows, columns, width, right = len(flat), 1, 4.9, 5.1
+    height = 1.9 if rows > 1 else 2.8
+    sheet = Sheet(shown, rows, columns, (width, height), gaps=(0.75, 0.16), right=right, top=0.18)
     everyone, count = _everyone(shown)
-    times, first = shown.times, None
-    for row, (name, entry) in enumerate(rows):
-        axes = sheet.axes(row, 0, **({} if first is None else {"sharex": first}))
-        first = first or axes
-        if count >= LEAST:
-            values = everyone[name][..., entry]
-            for low, high in ((0.05, 0.95), (0.25, 0.75)):
-                band = np.quantile(values, (low, high), axis=0)
-                axes.fill_between(times, *band, color=FAINT, alpha=0.22, linewidth=0)
-            axes.plot(times, np.median(values, axis=0), color=FAINT, linewidth=1.4)
-        for place in range(len(shown.numbers)):
-            axes.plot(times, _flat(shown.values[name])[place, :, entry], color=_colour(place), linewidth=0.9)
-        axes.set_xlim(times[0], times[-1])
-        axes.tick_params(labelbottom=row == len(rows) - 1)
-        axes.set_ylabel(_meaning(shown, name, entry), fontsize=10)
-        if row == 0 and count >= LEAST:
-            look.name(axes, 0.0, f"grey: median, half and nine tenths of {count} samples", color=FAINT)
-        if row == len(rows) - 1:
+    for row, column, name, entry in cells:
+        axes = sheet.axes(row, column)
+        _draw(axes, shown, name, entry, everyone[name] if count >= LEAST else None)
+        last = all(cell[:2] != (row + 1, column) for cell in cells)
+        axes.tick_params(labelbottom=last)
+        if last:
             axes.set_xlabel(shown.time_label, fontsize=10)
+        if row == column == 0 and count >= LEAST:
+            look.name(axes, 0.0, f"grey: median, half and nine tenths of {count} samples", color=FAINT)
+        elif row == 0 and portrait is None:
+            look.name(axes, 0.0, shown.variable(name).long_name, color=FAINT)
     if portrait is not None:
         _draw_portrait(sheet, shown, portrait)
     return sheet.figure
+
+
+def _draw(axes: Any, shown: Shown, name: str, entry: int, everyone: Values | None) -> None:
+    times = shown.times
+    if everyone is not None:
+        for low, high in ((0.05, 0.95), (0.25, 0.75)):
+            band = np.quantile(everyone[..., entry], (low, high), axis=0)
+            axes.fill_between(times, *band, color=FAINT, alpha=0.22, linewidth=0)
+        axes.plot(times, np.median(everyone[..., entry], axis=0), color=FAINT, linewidth=1.4)
+    for place, path in enumerate(_flat(shown.values[name])):
+        axes.plot(times, path[:, entry], color=_colour(place), linewidth=0.9)
+    axes.set_xlim(times[0], times[-1])
+    axes.set_ylabel(_meaning(shown, name, entry), fontsize=10)
 
 
 def _flat(values: Values) -> Values:
@@ -104,13 +114,15 @@ def _portrait(shown: Shown) -> str | None:
 
 def _draw_portrait(sheet: Sheet, shown: Shown, name: str) -> None:
     values = _flat(shown.values[name])
-    size = 3.6
-    x, top = sheet.left + sheet.panel[0] + 0.8, sheet.above + sheet.top
-    height = min(size, sheet.height - top - sheet.bottom)
-    low = sheet.height - top - height
-    box = (x / sheet.width, low / sheet.height, size / sheet.width, height / sheet.height)
+    planar = values.shape[-1] == 2
+    size, x = (3.9, sheet.free + 0.85) if planar else (4.7, sheet.free + 0.15)
+    top = sheet.above + sheet.top
+    room = sheet.height - top - sheet.bottom
+    size = min(size, room)
+    low = sheet.height - top - size - (0 if planar else (room - size) / 2)
+    box = (x / sheet.width, low / sheet.height, size / sheet.width, size / sheet.height)
     names = [_meaning(shown, name, entry) for entry in range(values.shape[-1])]
-    if values.shape[-1] == 2:
+    if planar:
         axes: Any = sheet.figure.add_axes(box)
         look.tidy(axes)
         axes.set_ylabel(names[1], fontsize=10)
@@ -125,11 +137,13 @@ def _draw_portrait(sheet: Sheet, shown: Shown, name: str) -> None:
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.set_pane_color((0.97, 0.975, 0.98, 1.0))
             axis.line.set_color(FAINT)
+            axis.set_major_locator(MaxNLocator(5))
+            axis._axinfo["grid"].update(color="#e1e4e8", linewidth=0.6)  # 3-D axes have no public way
     axes.set_xlabel(names[0], fontsize=10)
     for place, path in enumerate(values):
         axes.plot(*path.T, color=_colour(place), linewidth=0.9)
         axes.plot(*path[:1].T, "o", color=_colour(place), markersize=4)
-    if values.shape[-1] == 2:
+    if planar:
         look.name(axes, 0.0, "dots: the first time", color=FAINT)
 
 

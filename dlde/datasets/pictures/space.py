@@ -39,7 +39,8 @@ def profiles(shown: Shown) -> Figure:
         axes = sheet.axes(row, 0)
         for place in range(len(shown.numbers)):
             colour = look.LINES[place % len(look.LINES)]
-            axes.plot(field.points[0], field.values[place], color=colour, linewidth=1.1)
+            values = field.values[place].reshape(-1, len(field.points[0]))[-1]  # of a single stored time
+            axes.plot(field.points[0], values, color=colour, linewidth=1.1)
         axes.set_xlim(field.points[0][0], field.points[0][-1])
         axes.set_ylabel(field.label, fontsize=10)
         axes.tick_params(labelbottom=row == len(found) - 1)
@@ -53,7 +54,7 @@ def frames(shown: Shown, times: Sequence[int]) -> Figure:
     found = fields(shown)
     panel = _panel(found[0], 2.0)
     rows = [(place, field) for place in range(len(shown.numbers)) for field in found]
-    sheet = Sheet(shown, len(rows), len(times), panel, gaps=(0.12, 0.36), top=0.22)
+    sheet = Sheet(shown, len(rows), len(times), panel, gaps=(0.28, 0.36), top=0.22)
     scales = {field.label: look.scale(field.values[:, times]) for field in found}
     units = shown.dataset.recipe.time_units
     for row, (place, field) in enumerate(rows):
@@ -111,8 +112,8 @@ def few_ticks(axes: Any) -> None:
     """Small panels have room for few numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
-    axes.yaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(2, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
 
 
 def _table(
