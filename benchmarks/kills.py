@@ -69,7 +69,7 @@ def killed(root: Path, engine: str, chance: random.Random) -> tuple[str, int]:
     """Who was killed, and how many parts were committed then; begins anew where it came too late."""
     while True:
         wanted = chance.randint(1, PARTS - 6)
-        driver = subprocess.Popen(
+        driver = subprocess.Popen(  # noqa: S603
             command(root, engine),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

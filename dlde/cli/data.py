@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlde.cli import data_bridges
+from dlde.cli import data_bridges, data_inventory
 from dlde.cli.console import (
     ClusterFile,
     Json,
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from dlde.datasets.dataset import Dataset
     from dlde.datasets.recipe import Recipe
 
-app = typer.Typer(help="Datasets: generate, inspect, verify, plot, import, export.", no_args_is_help=True)
+app = typer.Typer(
+    help="Datasets: generate, inspect, verify, plot, list, remove, import, export.", no_args_is_help=True
+)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or its YAML file.")]
 Target = Annotated[
@@ -259,6 +261,15 @@ def _recipe_and_store(
     return recipe, recipe.store(storage_root(root))
 
 
+def _store(target: str, preset: str | None, assignments: list[str] | None, root: str | None) -> Path:
+    """Of a recipe, or as it is given, whatever state it is in."""
+    if not _is_store(target):
+        return _recipe_and_store(target, preset, assignments, root)[1]
+    if preset or assignments:
+        raise InputError(f"{target} is a store: --set and --preset go with a recipe")
+    return Path(target).absolute()
+
+
 def _dataset(target: str, preset: str | None, assignments: list[str] | None, root: str | None) -> Dataset:
     from dlde.datasets.dataset import Dataset, open_dataset
 
@@ -309,4 +320,5 @@ def _certified(dataset: Dataset) -> list[str]:
     return [f"certified  {findings} ({kind if found.short else f'on {found.samples} random instances'})"]
 
 
+data_inventory.attach(app, _store)
 data_bridges.attach(app)
