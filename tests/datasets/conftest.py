@@ -43,6 +43,6 @@ def heat() -> Callable[..., Recipe]:
     """A small recipe; keywords replace its fields."""
 
     def make(**fields: Any) -> Recipe:
-        return Recipe.parse({"name": "slab", **HEAT, **fields}, source="test")
+        return Recipe.parse({"name": "heat", **HEAT, **fields}, source="test")
 
     return make

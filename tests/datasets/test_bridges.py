@@ -366,7 +366,7 @@ def test_the_well_keeps_its_order_boundaries_and_parameters(bring: Import, tmp_p
 
 def test_a_generated_set_goes_out_and_comes_back(bring: Import, tmp_path: Path) -> None:
     raw = {"problem": {"name": "slab"}, "num_points": [16], "times": [0.0, 0.5], "samples": {"train": 5}}
-    made = generate(Recipe.parse({"name": "slab", **raw}, source="test"), tmp_path / "root")
+    made = generate(Recipe.parse({"name": "heat", **raw}, source="test"), tmp_path / "root")
     for format in WRITERS:
         (file,) = export(made.dataset, format, tmp_path / format).values()
         assert bring(splits=[f"train={file}"], name=format).generated.digest == made.digest
