@@ -538,10 +538,14 @@ def laplacian(k: Sequence[Any]) -> Any:
 
 
 def quadratic(transform: Transform, factor: Tensor) -> Callable[[Tensor], Tensor]:
-    """v -> factor * the coefficients of the square of v's field."""
+    """v -> factor * the coefficients of the square of v's field, a real one in one dimension."""
+    (num_points,), (num_modes,) = transform.num_points, transform.modes
+    factor = factor / num_points  # the scale of the transform, with no pass of its own
 
     def change(v: Tensor) -> Tensor:
-        return transform.forward(transform.backward(v).square_()).mul_(factor)
+        square = transform.backward(v).square_()
+        coefficients: Tensor = torch.fft.rfft(square)[..., :num_modes]
+        return coefficients.mul_(factor)
 
     return change
 
