@@ -183,6 +183,12 @@ def derivative(field: Tensor, extent: float, dim: int = -1) -> Tensor:
     return slope.movedim(-1, dim)
 
 
+def check_times(times: Sequence[float]) -> None:
+    """Raises GridError unless the times increase from one that is not negative."""
+    if not times or times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
+        raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+
+
 class Stepper:
     """Steps v_t = linear * v + nonlinear(v) for coefficients v (batch, *modes), order 4 in time.
 
@@ -216,8 +222,7 @@ class Stepper:
         Between two times the steps are equal and at most `dt`. On a CPU, samples go through in
         blocks that fit the cache.
         """
-        if not times or times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
-            raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+        check_times(times)
         if dt <= 0:
             raise GridError(f"dt must be positive, got {dt:g}")
         each = isinstance(self.linear, Tensor) and self.linear.ndim == v0.ndim
