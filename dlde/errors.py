@@ -73,6 +73,14 @@ class StorageFullError(DataError):
     """No space is left where results are written."""
 
 
+class WorkerLostError(DataError):
+    """A worker process or its node died while it made data; what was committed is kept."""
+
+
+class CertificateError(DataError):
+    """A dataset's solver does not meet the problem's thresholds (`findings`)."""
+
+
 class NonFiniteError(DldeError):
     """A solution or a loss is not finite; facts name where."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from dlde.errors import RunningError, StorageFullError, UnknownNameError, nearest
 
-Folder = Literal["data", "pipelines"]
+Folder = Literal["data", "pipelines", "cluster"]
 
 
 def storage_root(explicit: str | Path | None = None) -> Path:
@@ -116,7 +116,7 @@ def beside(path: Path, *, alone: bool, waiting: Callable[[], None] = lambda: Non
 
 
 def find_yaml(folder: Folder, name: str) -> Path:
-    """The file of a recipe or pipeline: a path, or a name looked up here and among the shipped ones.
+    """The file of a recipe, pipeline or cluster: a path, or a name looked up here and among the shipped ones.
 
     Raises UnknownNameError with the nearest names.
     """
@@ -127,13 +127,13 @@ def find_yaml(folder: Folder, name: str) -> Path:
         return path
     known = yaml_files(folder)
     if name not in known:
-        noun = {"data": "recipe", "pipelines": "pipeline"}[folder]
+        noun = {"data": "recipe", "pipelines": "pipeline", "cluster": "cluster"}[folder]
         raise UnknownNameError(f"unknown {noun} {name!r}; {nearest(name, known)}", name=name)
     return known[name]
 
 
 def yaml_files(folder: Folder) -> dict[str, Path]:
-    """Name -> file of all recipes or pipelines: the working directory's before the shipped ones."""
+    """Name -> file of all recipes, pipelines or clusters: the working directory's before the shipped ones."""
     package = Path(__file__).parent
     found: dict[str, Path] = {}
     for place in (package / "resources" / folder, package.parent / folder, Path(folder)):

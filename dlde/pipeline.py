@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from dlde.claims import Claim
+from dlde.cluster import Cluster
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
@@ -329,8 +330,10 @@ class Walk:
         tracked: bool = True,
         parent: str | None = None,
         verbose: bool = False,
+        cluster: Cluster | None = None,
     ) -> None:
         self.pipeline, self.root, self.tracked, self.verbose = pipeline, root, tracked, verbose
+        self.cluster = cluster or Cluster()
         self.parent = parent  # MLflow run that this one belongs to
         self.watch = watch or Watch()
         self.job = pipeline.job
@@ -345,7 +348,8 @@ class Walk:
             dataset = _complete(recipe, self.root)
             found = dataset is not None
             if dataset is None:
-                dataset = generate(recipe, self.root, workers=workers, progress=self.watch.samples).dataset
+                engine = self.cluster.tasks(workers)
+                dataset = generate(recipe, self.root, engine=engine, progress=self.watch.samples).dataset
             detail = {"store": str(dataset.store), "digest": dataset.digest, "samples": recipe.samples}
             stages.append(self._ended("generate", not found, began, detail))
         return stages

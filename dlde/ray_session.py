@@ -29,23 +29,25 @@ END_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def session(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[bool]:
+def session(
+    *, num_cpus: int | None = None, verbose: bool = False, address: str | None = None
+) -> Iterator[bool]:
     """Ray for a block; one that already runs in this process is used, and left running.
 
-    Gives whether it is the block's own.
+    Gives whether it is the block's own. `address`: of a cluster to join instead of starting one.
     """
     if _ray().is_initialized():
         yield False
         return
-    start(num_cpus=num_cpus, verbose=verbose)
+    start(num_cpus=num_cpus, verbose=verbose, address=address)
     try:
         yield True
     finally:
         stop()
 
 
-def start(*, verbose: bool = False, num_cpus: int | None = None) -> None:
-    """Start a Ray on this machine. Raises DldeError where it does not come up.
+def start(*, verbose: bool = False, num_cpus: int | None = None, address: str | None = None) -> None:
+    """Start a Ray on this machine, or join the one at `address`. Raises DldeError where it is not up.
 
     `num_cpus` may exceed the machine's cores: it says how many workers may run, not how fast.
     """
@@ -53,16 +55,16 @@ def start(*, verbose: bool = False, num_cpus: int | None = None) -> None:
     _keep_stdout_clean(verbose)
     try:
         ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
+            address=address or "local",
+            **({} if address else {"num_cpus": num_cpus, "include_dashboard": False}),
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         stop()
         reason = str(error).strip().partition("\n")[0]
-        raise DldeError(f"Ray did not start: {reason} (its log files are below /tmp/ray)") from error
+        what = f"no Ray was found at {address}" if address else "Ray did not start"
+        raise DldeError(f"{what}: {reason} (its log files are below /tmp/ray)") from error
 
 
 def stop() -> None:
@@ -77,6 +79,20 @@ def stop() -> None:
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
+
+
+def kill_actors(name: str) -> None:
+    """End the actors of that class in the Ray that `start` began, as if their processes had died.
+
+    Whoever waits for one of them gets Ray's error; a thread that still waits when Ray ends would take
+    this whole process with it, without a word.
+    """
+    from ray.thirdparty_files import psutil
+
+    for pid in _processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in psutil.Process(pid).name() or name in " ".join(psutil.Process(pid).cmdline()):
+                os.kill(pid, 9)
 
 
 def _ray() -> Any:

@@ -23,6 +23,10 @@ Set = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Override a field; may be given several times."),
 ]
 Preset = Annotated[str | None, typer.Option("--preset", help="A preset named in the file, such as 'paper'.")]
+ClusterFile = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="CLUSTER", help="Where to run: a file, or one of cluster/ by name."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Number of workers.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what the libraries underneath say.")]

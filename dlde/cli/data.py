@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlde.cli.console import Json, Preset, Root, Set, Workers, emit, overrides, progress, report, table
+from dlde.cli import data_bridges, data_inventory
+from dlde.cli.console import (
+    ClusterFile,
+    Json,
+    Preset,
+    Root,
+    Set,
+    Workers,
+    emit,
+    overrides,
+    progress,
+    report,
+    table,
+)
 from dlde.errors import InputError
 from dlde.files import storage_root
 
@@ -16,7 +29,9 @@ if TYPE_CHECKING:
     from dlde.datasets.dataset import Dataset
     from dlde.datasets.recipe import Recipe
 
-app = typer.Typer(help="Datasets: generate, inspect, verify, plot.", no_args_is_help=True)
+app = typer.Typer(
+    help="Datasets: generate, inspect, verify, plot, list, remove, import, export.", no_args_is_help=True
+)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or its YAML file.")]
 Target = Annotated[
@@ -28,20 +43,23 @@ Target = Annotated[
 def generate(
     recipe: RecipeName,
     workers: Workers = None,
+    cluster: ClusterFile = None,
     set_: Set = None,
     preset: Preset = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
     """Make a dataset complete: begin it, continue it after a kill, let it grow, repair it."""
+    from dlde.cluster import Cluster
     from dlde.datasets.generate import generate as generate_dataset
 
+    place = Cluster.load(cluster) if cluster else Cluster()
     loaded = _recipe(recipe, preset, set_)
     with progress() as bars:
         done = generate_dataset(
             loaded,
-            storage_root(root),
-            workers=workers or min(len(os.sched_getaffinity(0)), 8),
+            storage_root(root or place.root),
+            engine=place.tasks(workers),
             progress=report(bars, f"generate {loaded.name}", "samples"),
         )
     document = {
@@ -79,8 +97,11 @@ def inspect(
         "statistics": {name: statistics.dump() for name, statistics in info.statistics.items()},
         "quarantined": dataset.quarantined,
         "bytes": dataset.bytes,
+        "certificate": dataset.certificate.dump() if dataset.certificate else None,
     }
     problem = dict(recipe.dump()["problem"])
+    if problem["name"] == "recorded":  # the rest of it stands below
+        problem = {key: problem[key] for key in ("name", "format", "files", "parameters") if problem[key]}
     grid = [
         f"{name}: {axis.num_points} points from {axis.start:g} to {axis.stop:g}, {axis.boundary}"
         for name, axis in info.axes.items()
@@ -103,6 +124,7 @@ def inspect(
         f"store      {dataset.store}",
         f"recipe     {dataset.recipe_digest}",
         f"digest     {dataset.digest}",
+        *_certified(dataset),
         *_quarantined(dataset),
         "",
         table(
@@ -145,6 +167,44 @@ def verify(
         lines.append(f"digest     {health.digest}")
     emit(document, "\n".join(lines), as_json=as_json)
     if not health.whole:
+        raise typer.Exit(1)
+
+
+@app.command()
+def certify(
+    target: Target,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many random instances.")] = 8,
+    set_: Set = None,
+    preset: Preset = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a dataset's solver: error, order, conservation; exit code 1 says what does not hold.
+
+    Of a store, the result is kept in it; a recipe that is not generated yet can be asked, too.
+    """
+    from dlde.datasets import certificate
+
+    recipe, store = _recipe_and_store(target, preset, set_, root)
+    found = certificate.certify(recipe, samples=samples)
+    if store.is_dir():
+        certificate.write(store, found)
+    rows = [
+        [f.name, f"{f.value:.3g}", f"{'at least' if f.at_least else 'at most'} {f.limit:.3g}",
+         "holds" if f.passed else "does NOT hold"]
+        for f in found.findings
+    ]  # fmt: skip
+    lines = [
+        f"{recipe.name}: {'certified' if found.passed else 'NOT certified'} on {samples} random instances "
+        f"({found.seconds:.1f} s)",
+        "",
+        table(["measured", "value", "limit", ""], rows),
+        *(["", "refined    difference from the next finer solver"] if found.refinements else []),
+        *(f"{factor:8g}x  {size:.3g}" for factor, size in found.refinements),
+        *(["", *found.notes] if found.notes else []),
+    ]
+    emit({**found.dump(), "store": str(store)}, "\n".join(lines), as_json=as_json)
+    if not found.passed:
         raise typer.Exit(1)
 
 
@@ -195,8 +255,19 @@ def _recipe_and_store(
             raise InputError(f"{target} is a store: --set and --preset go with a recipe")
         store = Path(target).resolve()
         return recipe_of(read_manifest(store)), store
-    recipe = _recipe(target, preset, assignments)
+    from dlde.datasets import tolerance
+
+    recipe = tolerance.known(_recipe(target, preset, assignments), storage_root(root))
     return recipe, recipe.store(storage_root(root))
+
+
+def _store(target: str, preset: str | None, assignments: list[str] | None, root: str | None) -> Path:
+    """Of a recipe, or as it is given, whatever state it is in."""
+    if not _is_store(target):
+        return _recipe_and_store(target, preset, assignments, root)[1]
+    if preset or assignments:
+        raise InputError(f"{target} is a store: --set and --preset go with a recipe")
+    return Path(target).absolute()
 
 
 def _dataset(target: str, preset: str | None, assignments: list[str] | None, root: str | None) -> Dataset:
@@ -238,3 +309,16 @@ def _quarantined(dataset: Dataset) -> list[str]:
         f"replaced   {entry['split']} sample {entry['sample']}, draw {entry['attempt']}: not finite"
         for entry in dataset.quarantined
     ]
+
+
+def _certified(dataset: Dataset) -> list[str]:
+    found = dataset.certificate
+    if found is None:
+        return []
+    kind = "in short, before it was generated; `dlde data certify` measures the order, too"
+    findings = ", ".join(f"{finding.name} {finding.value:.2g}" for finding in found.findings)
+    return [f"certified  {findings} ({kind if found.short else f'on {found.samples} random instances'})"]
+
+
+data_inventory.attach(app, _store)
+data_bridges.attach(app)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlde.cli.console import (
+    ClusterFile,
     Fresh,
     Json,
     Preset,
@@ -39,6 +40,7 @@ Variant = Annotated[str | None, typer.Option("--variant", help="A variant of the
 def run(
     pipeline: PipelineName,
     workers: Workers = None,
+    cluster: ClusterFile = None,
     set_: Set = None,
     preset: Preset = None,
     variant: Variant = None,
@@ -52,7 +54,7 @@ def run(
     Run again, it finds what is done; killed, it continues.
     """
     with watching() as watch:
-        walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
+        walk = _walk(pipeline, workers, cluster, set_, preset, variant, root, watch, verbose)
         stages = walk(fresh=fresh)
     model = next(stage.detail["model"] for stage in stages if stage.stage == "register")
     document = {
@@ -74,6 +76,7 @@ def run(
 def train(
     pipeline: PipelineName,
     workers: Workers = None,
+    cluster: ClusterFile = None,
     set_: Set = None,
     preset: Preset = None,
     variant: Variant = None,
@@ -87,7 +90,7 @@ def train(
     Data that are missing are generated first. The same command again continues.
     """
     with watching() as watch:
-        walk = _walk(pipeline, workers, set_, preset, variant, root, watch, verbose)
+        walk = _walk(pipeline, workers, cluster, set_, preset, variant, root, watch, verbose)
         walk.generate(workers=workers or 1)
         stage = walk.train(fresh=fresh)
         metrics = walk.evaluate().detail["metrics"]
@@ -238,6 +241,7 @@ def _figure(value: float | None) -> str:
 def _walk(
     name: str,
     workers: int | None,
+    cluster: str | None,
     set_: list[str] | None,
     preset: str | None,
     variant: str | None,
@@ -245,13 +249,16 @@ def _walk(
     watch: Watch,
     verbose: bool,
 ) -> Walk:
+    from dlde.cluster import Cluster
     from dlde.pipeline import Pipeline, Walk
 
     fields = overrides(set_)
     if workers is not None:
         fields["training.workers"] = workers
     pipeline = Pipeline.load(name, preset=preset, overrides=fields, variant=variant)
-    return Walk(pipeline, storage_root(root), watch=watch, verbose=verbose)
+    place = Cluster.load(cluster) if cluster else Cluster()
+    where = storage_root(root or place.root)
+    return Walk(pipeline, where, watch=watch, verbose=verbose, cluster=place)
 
 
 @contextlib.contextmanager

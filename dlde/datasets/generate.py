@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
-from dask.callbacks import Callback
-
-from dlde.datasets import layout, parts
+from dlde.datasets import certificate, instances, layout, parts, tolerance
 from dlde.datasets.dataset import Dataset, check_identity, content_digest, find_records
-from dlde.datasets.parts import Part, Record
+from dlde.datasets.engines import Engine, Processes, Threads
+from dlde.datasets.parts import Part
 from dlde.datasets.recipe import Recipe
 from dlde.datasets.statistics import statistics
-from dlde.errors import DamagedDataError, DataError
-from dlde.files import disk_full_named, locked
+from dlde.errors import DamagedDataError, DataError, WorkerLostError
+from dlde.files import disk_full_named, locked, write_json
+from dlde.problems.recorded import Recorded
+
+FACTS = "facts.json"
+RESTARTS = 3  # of workers that died, in one generation
 
 Progress = Callable[[int, int, str], None]  # (samples done, samples in all, note)
+Make = Callable[[Recipe, Path, Part, int], Part]  # one part of a split of so many samples, committed
 
 
 @dataclass(frozen=True)
@@ -56,30 +53,82 @@ class Generated:
 
 
 def generate(
-    recipe: Recipe, root: Path | str, *, workers: int = 1, progress: Progress | None = None
+    recipe: Recipe,
+    root: Path | str,
+    *,
+    workers: int = 1,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
 ) -> Generated:
     """Make the recipe's dataset complete and whole under a storage root.
 
-    The result does not depend on `workers` (processes), nor on what was done before. Raises
-    StoreMismatchError, StorageFullError, NonFiniteError, or DataError where nothing can be written.
+    The result depends neither on `engine` (default: `workers` processes), nor on what was done before.
+    A worker that dies is replaced. Before anything is solved, the solver is certified on two instances.
+    Raises StoreMismatchError, StorageFullError, NonFiniteError, CertificateError, WorkerLostError, or
+    DataError where nothing can be written, or where the recipe is of imported data that are not all there.
     """
+    if isinstance(recipe.problem, Recorded):
+        _check_imported(recipe, recipe.store(root))
+    else:
+        for split in recipe.instances:
+            instances.given(recipe, split)
+        with _writable(Path(root)), disk_full_named(Path(root)):
+            recipe = tolerance.resolved(recipe, root, progress or _silent)
+            certificate.check(recipe, recipe.store(root))
+    return complete(recipe, root, _make, engine=engine or Processes(workers), progress=progress)
+
+
+def complete(
+    recipe: Recipe, root: Path | str, make: Make, *, engine: Engine, progress: Progress | None = None
+) -> Generated:
+    """`generate`, with parts made by `make`; for an engine other than threads it must survive pickling."""
     began = time.monotonic()
     store = recipe.store(root)
-    tell = progress or (lambda done, total, note: None)
+    tell = progress or _silent
     with _writable(store), disk_full_named(store), locked(store, f"dataset {recipe.name!r}"):
         for leftover in store.rglob("*.partial"):
             leftover.unlink(missing_ok=True)
         counts, restored = _lay_out(recipe, store)
-        todo, damaged = _check(recipe, store, workers, tell)
-        _compute(recipe, store, todo, counts, workers, tell)
+        todo, damaged = _check(recipe, store, engine.workers, tell)
+        _compute(recipe, store, todo, counts, engine, tell, make)
         _finish(recipe, store, counts)
+        seconds = time.monotonic() - began
+        if todo:
+            write_json(store / FACTS, _facts(store, len(todo), engine.workers, seconds))
     return Generated(
         dataset=Dataset.open(recipe, root),
         parts=len(parts.parts_of(recipe)),
         computed=len(todo),
         repaired={**damaged, **{name: [] for name in restored}},
-        seconds=time.monotonic() - began,
+        seconds=seconds,
     )
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    return
+
+
+def _facts(store: Path, computed: int, workers: int, seconds: float) -> dict[str, Any]:
+    """What the last generation that computed something took, beside which `dlde plan` sets its forecast."""
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "seconds": round(seconds, 3),
+        "workers": workers,
+        "computed": computed,
+        "peak_bytes": usage * 1024,  # of the largest process
+        "bytes": sum(path.stat().st_size for path in store.rglob("*") if path.is_file()),
+    }
+
+
+def _check_imported(recipe: Recipe, store: Path) -> None:
+    """Before anything is written. Raises DataError with the command that imports what is missing."""
+    there = (store / layout.MANIFEST).is_file()
+    if not there or find_records(recipe, store, recipe.digest)[1]:
+        raise DataError(
+            f"dataset {recipe.name!r} is imported, not computed, and not all of it is in {store}; "
+            f"`{recipe.command(store.parent.parent)}` imports it",
+            store=str(store),
+        )
 
 
 def _lay_out(recipe: Recipe, store: Path) -> tuple[dict[str, int], list[str]]:
@@ -115,8 +164,9 @@ def _check(
     damaged: dict[str, list[int]] = {}
     total, done = sum(recipe.samples.values()), 0
 
-    def look(part: Part, record: Record) -> tuple[Part, list[int]]:
-        return part, parts.verify(recipe, store, part, record, part.held(recipe.samples[part.split]))
+    def look(part: Part) -> tuple[Part, list[int]]:
+        held = part.held(recipe.samples[part.split])
+        return part, parts.verify(recipe, store, part, records[part], held)
 
     def take(found: tuple[Part, list[int]]) -> None:
         nonlocal done
@@ -127,88 +177,62 @@ def _check(
             done += part.held(recipe.samples[part.split])
             tell(done, total, "found")
 
-    tasks = [
-        dask.delayed(look)(part, record, dask_key_name=_key(i))
-        for i, (part, record) in enumerate(records.items())
-    ]
-    _run(tasks, take, scheduler="threads" if workers > 1 else "synchronous", num_workers=workers)
+    Threads(workers).map(look, list(records), take)
     todo = [part for part in parts.parts_of(recipe) if part not in records or part.name in damaged]
     return todo, dict(sorted(damaged.items()))
 
 
 def _compute(
-    recipe: Recipe, store: Path, todo: Sequence[Part], counts: dict[str, int], workers: int, tell: Progress
+    recipe: Recipe,
+    store: Path,
+    todo: Sequence[Part],
+    counts: dict[str, int],
+    engine: Engine,
+    tell: Progress,
+    make: Make,
 ) -> None:
-    """Make the parts, over processes where there are several of both."""
+    """Make the parts; those that a dead worker left are given to another, `RESTARTS` times."""
     total = sum(recipe.samples.values())
-    done = total - sum(part.held(recipe.samples[part.split]) for part in todo)
-    tell(done, total, "")
+    left = dict.fromkeys(todo)
+    function = _Task(make, recipe, store, counts)
+
+    def done() -> int:
+        return total - sum(part.held(recipe.samples[part.split]) for part in left)
 
     def take(part: Part) -> None:
-        nonlocal done
-        done += part.held(recipe.samples[part.split])
-        tell(done, total, "")
+        del left[part]
+        tell(done(), total, "")
 
-    tasks = [
-        dask.delayed(_make)(recipe, store, part, counts[part.split], dask_key_name=_key(i))
-        for i, part in enumerate(todo)
-    ]
-    workers = min(workers, len(todo))
-    if workers <= 1:
-        _run(tasks, take, scheduler="synchronous")
-        return
-    with _processes(workers) as pool:
-        _run(tasks, take, scheduler="processes", pool=pool, chunksize=1)
+    tell(done(), total, "")
+    for restart in range(RESTARTS + 1):
+        try:
+            engine.map(function, list(left), take)
+            return
+        except WorkerLostError:
+            if restart == RESTARTS:
+                raise
+        for part in list(left):
+            record = parts.read_record(store, recipe.digest, part)
+            if record is not None and record.count >= part.held(recipe.samples[part.split]):
+                del left[part]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker does with a part."""
+
+    make: Make
+    recipe: Recipe
+    store: Path
+    counts: dict[str, int]
+
+    def __call__(self, part: Part) -> Part:
+        return self.make(self.recipe, self.store, part, self.counts[part.split])
 
 
 def _make(recipe: Recipe, store: Path, part: Part, count: int) -> Part:
     parts.make(recipe, store, part, count)
     return part
-
-
-def _key(position: int) -> str:
-    """A key for the task at that position: dask takes the last key first."""
-    return f"part-{10**9 - 1 - position}"
-
-
-def _run(tasks: Sequence[Any], take: Callable[[Any], None], **how: Any) -> None:
-    """Compute delayed tasks; `take` sees each result as it comes."""
-    if not tasks:
-        return
-    watch = Callback(posttask=lambda key, result, graph, state, worker: take(result))
-    with watch:
-        dask.compute(*tasks, optimize_graph=False, traverse=False, **how)
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[Executor]:
-    """Worker processes that end with this one, however it ends. Fork would hang in zarr's event loop."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(receiver,))
-    try:
-        yield pool
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process was killed, perhaps for lack of memory; run the same command again, it "
-            "continues where it stopped (fewer --workers or a smaller storage.part need less memory)"
-        ) from None
-    finally:
-        sender.close()  # after an error nobody waits for parts in flight: they are computed again
-        pool.shutdown(cancel_futures=True)
-        receiver.close()
-
-
-def _begin_worker(parent: multiprocessing.connection.Connection) -> None:
-    """End this process when the other end of the pipe closes; leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _finish(recipe: Recipe, store: Path, counts: dict[str, int]) -> None:

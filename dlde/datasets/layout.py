@@ -31,6 +31,7 @@ from dlde import __version__
 from dlde.datasets.recipe import FORMAT, Recipe
 from dlde.errors import DamagedDataError, DataError
 from dlde.files import write_atomically, write_json
+from dlde.problems.recorded import Recorded
 
 MANIFEST = "manifest.json"
 _KEYS = {"format", "recipe_digest", "recipe", "arguments", "counts", "files", "contents"}
@@ -55,10 +56,16 @@ def _root_attributes(recipe: Recipe) -> dict[str, Any]:
     return {
         "Conventions": "CF-1.11",
         "title": recipe.name,
-        "source": f"dlde {__version__}, reference solver version {recipe.solvable.version}",
+        "source": f"dlde {__version__}, {_origin(recipe)}",
         "recipe_digest": recipe.digest,
         "problem": recipe.dump()["problem"],
     }
+
+
+def _origin(recipe: Recipe) -> str:
+    if isinstance(recipe.problem, Recorded):
+        return f"imported from {', '.join(recipe.problem.files)}"
+    return f"reference solver version {recipe.solvable.version}"
 
 
 def _add_split(memory: MemoryStore, recipe: Recipe, split: str, count: int) -> None:
@@ -74,13 +81,12 @@ def _add_split(memory: MemoryStore, recipe: Recipe, split: str, count: int) -> N
         attributes["coordinates"] = " ".join(scalars)
     zarr.create_group(memory, path=split, attributes=attributes)
     _add_coordinate(memory, split, "sample", np.arange(count, dtype="<i8"), {"long_name": "sample number"})
-    units = "dimensionless"
     _add_coordinate(
         memory,
         split,
         "time",
         np.asarray(recipe.times, "<f8"),
-        {"long_name": "time", "units": units, "axis": "T"},
+        {"long_name": "time", "units": recipe.time_units, "axis": "T"},
     )
     for name, axis in recipe.axes.items():
         attrs = {"long_name": f"{name} coordinate", "units": axis.units, "axis": name.upper()}
@@ -96,6 +102,7 @@ def _add_split(memory: MemoryStore, recipe: Recipe, split: str, count: int) -> N
             shape=(count, *shape),
             dtype=np.dtype(recipe.storage.dtype).newbyteorder("<"),
             chunks=(recipe.chunk(name), *shape),
+            shards=(recipe.storage.part, *shape) if recipe.storage.sharded else None,
             compressors=compressors,
             chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array
             fill_value=np.nan,  # a lost chunk does not look like data

@@ -10,20 +10,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from numpy.typing import NDArray
 
+from dlde.datasets.instances import batch, solve
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, NonFiniteError
 from dlde.files import disk_full_named, write_json
-from dlde.numerics.threads import one_thread
 from dlde.spec import digest_of
 
 MAX_ATTEMPTS = 5  # draws of one sample before its recipe is held to be at fault
@@ -103,12 +102,6 @@ def read_record(store: Path, recipe_digest: str, part: Part) -> Record | None:
         return None
 
 
-def generator(recipe: Recipe, split: str, sample: int, attempt: int) -> np.random.Generator:
-    """Counter-based random numbers that are a function of seed, split, sample and attempt alone."""
-    key = digest_of(["sample", recipe.seed, split, sample, attempt])
-    return np.random.Generator(np.random.Philox(key=int(key[:32], 16)))
-
-
 def sample_digests(variable: str, values: Values) -> list[str]:
     """SHA-256 of each sample: variable, dtype, shape, then its values as little-endian bytes in C order."""
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
@@ -120,18 +113,14 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
     """Values of the part's first `count` samples, and what had to be replaced.
 
     Always the same full batch on one thread, so that a part is the same wherever it is computed and
-    however much of it is wanted. Raises NonFiniteError where `MAX_ATTEMPTS` draws all fail.
+    however much of it is wanted. Raises NonFiniteError where `MAX_ATTEMPTS` draws all fail, or one does
+    that may not be replaced.
     """
     attempts = [0] * part.size
     quarantined: list[dict[str, Any]] = []
     while True:
-        drawn = [
-            recipe.solvable.draw(generator(recipe, part.split, part.start + i, attempt), recipe.axes)
-            for i, attempt in enumerate(attempts)
-        ]
-        instances = {name: torch.from_numpy(np.stack([d[name] for d in drawn])) for name in drawn[0]}
-        with one_thread(), torch.no_grad():
-            solution = recipe.solvable.solve(instances, recipe.axes, recipe.times, recipe.solver)
+        drawn = batch(recipe, part.split, part.start, attempts)
+        solution = solve(recipe, drawn, recipe.times, recipe.solver)
         with np.errstate(over="ignore", invalid="ignore"):  # seen below
             values = {
                 name: solution[name].cpu().numpy()[:count].astype(recipe.storage.dtype)
@@ -148,13 +137,18 @@ def compute(recipe: Recipe, part: Part, count: int) -> tuple[dict[str, Values], 
                 {"sample": part.start + i, "attempt": attempts[i], "instance": _describe(drawn[i])}
             )
             attempts[i] += 1
-        lost = [part.start + i for i in bad if attempts[i] == MAX_ATTEMPTS]
+        given = part.split in recipe.instances
+        allowed = 1 if given or recipe.diverged == "refuse" else MAX_ATTEMPTS
+        lost = [part.start + i for i in bad if attempts[i] == allowed]
         if lost:
+            tries = "" if allowed == 1 else f" in each of {MAX_ATTEMPTS} draws"
             raise NonFiniteError(
-                f"{recipe.name}: the solution of {part.split} samples {lost} is not finite in each of "
-                f"{MAX_ATTEMPTS} draws; use a smaller solver.dt, more solver.num_points, or a milder problem",
+                f"{recipe.name}: the solution of {part.split} samples {lost} is not finite{tries}; their "
+                f"first instance: {json.dumps(quarantined[-len(bad)]['instance'])}. Use a smaller solver.dt, "
+                f"more solver.num_points, or a milder problem",
                 split=part.split,
                 samples=lost,
+                instances=[entry["instance"] for entry in quarantined if entry["sample"] in lost],
             )
 
 
@@ -178,10 +172,26 @@ def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
     """
     held = part.held(count)
     values, quarantined = compute(recipe, part, held)
+    commit(recipe, store, part, values, quarantined)
+    return held
+
+
+def commit(
+    recipe: Recipe,
+    store: Path,
+    part: Part,
+    values: Mapping[str, Values],
+    quarantined: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a part's values, read them back, and record what they are.
+
+    Raises StorageFullError, DamagedDataError.
+    """
     digests = {name: sample_digests(name, array) for name, array in values.items()}
     with disk_full_named(store):
         for name, array in values.items():
-            _write(store, recipe, part, name, array)
+            write(store, recipe, part, name, array)
+    held = len(next(iter(values.values())))
     damaged = verify(recipe, store, part, Record(digests, []), held)
     if damaged:
         raise DamagedDataError(
@@ -190,13 +200,12 @@ def make(recipe: Recipe, store: Path, part: Part, count: int) -> int:
             store=str(store),
         )
     plain = {
-        "recipe_digest": recipe.digest, "part": part.name, "digests": digests, "quarantined": quarantined
+        "recipe_digest": recipe.digest, "part": part.name, "digests": digests, "quarantined": [*quarantined]
     }  # fmt: skip
     write_json(record_path(store, part), {**plain, "checksum": digest_of(plain)})
-    return held
 
 
-def _write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:
+def write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:
     """Whole chunks, each written once and atomically, on disk before this returns."""
     array = open_array(store, part.split, name, "r+")
     with zarr.config.set({"array.write_empty_chunks": True}):
@@ -207,7 +216,7 @@ def _write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -
 
 
 def _chunk_files(store: Path, recipe: Recipe, part: Part, name: str, count: int) -> list[Path]:
-    per_chunk = recipe.chunk(name)
+    per_chunk = part.size if recipe.storage.sharded else recipe.chunk(name)
     zeros = ".0" * len(recipe.shape(name))
     first = part.start // per_chunk
     return [store / part.split / name / f"c.{first + i}{zeros}" for i in range(math.ceil(count / per_chunk))]

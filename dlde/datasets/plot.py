@@ -1,135 +1,88 @@
-"""A first look at a dataset: some of its samples in space and time, or along time."""
+"""A first look at a dataset: some of its samples, drawn as what they are."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from dlde.datasets.dataset import Dataset
-from dlde.errors import GridError
+from dlde.datasets.pictures import animation, space
+from dlde.datasets.pictures.graph import graph
+from dlde.datasets.pictures.images import images
+from dlde.datasets.pictures.paths import paths
+from dlde.datasets.pictures.shown import Shown, take
+from dlde.errors import GridError, InputError, UnknownNameError, nearest
+from dlde.problem import Variable
 
-INK, FAINT = "#24292f", "#9aa4af"
-COLUMNS = 3
+# Kind -> how many samples are drawn where nobody says; the first that a dataset has is drawn.
+SAMPLES = {
+    "graph": 1, "images": 24, "frames": 3, "space-time": 6, "still": 6, "profiles": 6, "paths": 6
+}  # fmt: skip
+SIDE_BY_SIDE = 3  # samples, where several variables share a picture
 
 
-def plot(dataset: Dataset, split: str = "train", samples: int = 6, seed: int = 0) -> Figure:
-    """Random samples of a split: the first and the last profile, and between them space and time.
+def plot(
+    dataset: Dataset,
+    split: str = "train",
+    samples: int | None = None,
+    seed: int = 0,
+    *,
+    variables: Sequence[str] = (),
+    times: Sequence[float] = (),
+) -> Figure:
+    """Random samples of a split, in a picture that fits their variables' dimensions.
 
-    All share one colour scale, symmetric about zero. Where there is no axis, trajectories (`_paths`).
-    Raises GridError where no variable depends on time and one more dimension.
+    Fields of time and one axis are images of both, those of time and more axes frames at some `times` (the
+    nearest stored ones; by default spread), fields without time images, trajectories curves over bands of
+    all samples and phase portraits; graphs and labelled images are drawn as such. Of several kinds the
+    first in this order, unless `variables` are named. All samples share one colour scale for each field.
+
+    Raises GridError where nothing can be drawn, or named variables do not go together, UnknownNameError for
+    split or variables.
     """
-    info = dataset.info
-    drawable = [name for name, variable in info.variables.items() if len(variable.dims) == 2]
-    if not drawable or info.variables[drawable[0]].dims[0] != "time" or len(info.times) < 2:
-        raise GridError(f"dataset {info.recipe!r} has no variable of time and one axis to draw")
-    if not info.axes:
-        return _paths(dataset, split, drawable, samples, seed)
-    name = drawable[0]
-    variable = info.variables[name]
-    axis_name = variable.dims[1]
-    axis = info.axes[axis_name]
-    count = min(samples, info.samples.get(split, samples))
-    every = next((n for n in (16, 8, 4, 2) if axis.num_points % n == 0 and axis.num_points // n >= 512), 1)
-    every = every if axis.boundary == "periodic" else 1
-    stored = dataset.read(split, name, every=every)
-    chosen = np.sort(np.random.default_rng(seed).choice(len(stored), count, replace=False))
-    values, points = stored[chosen], axis.points[::every]
-    if axis.boundary == "periodic":  # close the interval
-        values, points = np.concatenate([values, values[..., :1]], -1), np.append(points, axis.stop)
-    limit = float(np.abs(values).max()) or 1.0
-
-    columns = min(count, COLUMNS)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(3.5 * columns + 1.5, 3.4 * rows + 1.0), facecolor="white")
-    FigureCanvasAgg(figure)
-    width, height = figure.get_size_inches()
-    outer = figure.add_gridspec(
-        rows, columns, left=0.75 / width, right=1 - 1.15 / width, bottom=0.6 / height, top=1 - 1.0 / height,
-        wspace=0.14, hspace=0.19,
-    )  # fmt: skip
-    image = None
-    for place, (number, field) in enumerate(zip(chosen, values, strict=True)):
-        row, column = divmod(place, columns)
-        inner = outer[row, column].subgridspec(2, 1, height_ratios=(1, 2.4), hspace=0.06)
-        profile = figure.add_subplot(inner[0])
-        _draw_profiles(profile, points, field, limit)
-        _name(profile, 1.0, f"sample {number}", color=FAINT, ha="right")
-        field_axes = figure.add_subplot(inner[1], sharex=profile)
-        image = field_axes.imshow(
-            _in_between(info.times, field), extent=(points[0], points[-1], info.times[0], info.times[-1]),
-            origin="lower", aspect="auto", interpolation="bilinear", cmap="RdBu_r", vmin=-limit, vmax=limit,
-        )  # fmt: skip
-        _tidy(field_axes)
-        last_row = place + columns >= count
-        field_axes.tick_params(labelbottom=last_row, labelleft=column == 0)
-        profile.tick_params(bottom=False, labelbottom=False, labelleft=column == 0)
-        if last_row:
-            field_axes.set_xlabel(_label(axis_name, axis.units), fontsize=10)
-        if column == 0:
-            field_axes.set_ylabel("time", fontsize=10)
-            profile.set_ylabel(name, fontsize=10, rotation=0, va="center", labelpad=8)
-        if place == 0:
-            _name(profile, 0.0, f"time {info.times[0]:g}", color=FAINT)
-            _name(profile, 0.2, f"time {info.times[-1]:g}", color=INK, weight="bold")
-    assert image is not None
-    bar = figure.colorbar(
-        image, cax=figure.add_axes((1 - 0.9 / width, 0.6 / height, 0.14 / width, 1 - 1.6 / height))
-    )
-    bar.set_label(_label(f"{variable.long_name} {name}", variable.units), fontsize=10, color=INK)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK)
-    _caption(figure, dataset, split)
-    return figure
+    kind, shown = _shown(dataset, split, samples, seed, variables)
+    if times and kind != "frames":
+        raise InputError(
+            f"times={list(times)} choose frames of fields over time and two axes; {_list(shown.values)} "
+            f"of dataset {dataset.info.recipe!r} {'is' if len(shown.values) == 1 else 'are'} not such"
+        )
+    if kind == "frames":
+        stored = shown.times
+        chosen = [int(np.abs(stored - time).argmin()) for time in times] or space.spread(stored)
+        return space.frames(shown, sorted(set(chosen)))
+    return _DRAW[kind](shown)
 
 
-def _paths(dataset: Dataset, split: str, names: list[str], samples: int, seed: int) -> Figure:
-    """Random samples against time over bands that hold half and nine tenths of all samples.
+def film(
+    dataset: Dataset,
+    suffix: str,
+    split: str = "train",
+    samples: int | None = None,
+    seed: int = 0,
+    *,
+    variables: Sequence[str] = (),
+) -> bytes:
+    """Random samples through all stored times, as the content of a `.gif` or `.mp4`.
 
-    One row for each variable, one column for each of its first three entries.
+    Raises GridError where no field of time and space is there, InputError where an .mp4 cannot be written,
+    UnknownNameError.
     """
-    info = dataset.info
-    times = np.asarray(info.times)
-    stored = {name: dataset.read(split, name) for name in names}
-    count = min(samples, info.samples[split])
-    chosen = np.sort(np.random.default_rng(seed).choice(info.samples[split], count, replace=False))
-    columns = min(COLUMNS, max(values.shape[2] for values in stored.values()))
-    figure = Figure(figsize=(4.2 * columns + 2.4, 2.6 * len(names) + 1.6), facecolor="white")
-    FigureCanvasAgg(figure)
-    width, height = figure.get_size_inches()
-    panels = figure.subplots(
-        len(names), columns, sharex=True, sharey="row", squeeze=False,
-        gridspec_kw={
-            "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.6 / height, "top": 1 - 1.0 / height,
-            "wspace": 0.08, "hspace": 0.14,
-        },
-    )  # fmt: skip
-    for row, (name, values) in zip(panels, stored.items(), strict=True):
-        variable = info.variables[name]
-        for entry, axes in enumerate(row):
-            _tidy(axes)
-            if entry >= values.shape[2]:
-                axes.set_visible(False)
-                continue
-            for low, high in ((0.05, 0.95), (0.25, 0.75)):
-                band = np.quantile(values[..., entry], (low, high), axis=0)
-                axes.fill_between(times, *band, color=FAINT, alpha=0.22, linewidth=0)
-            axes.plot(times, np.median(values[..., entry], axis=0), color=FAINT, linewidth=1.4)
-            for number in chosen:
-                axes.plot(times, values[number, :, entry], linewidth=0.9)
-            axes.set_xlim(times[0], times[-1])
-            if values.shape[2] > 1:
-                _name(axes, 1.0, f"{variable.dims[1]} {entry} of {values.shape[2]}", color=FAINT, ha="right")
-        row[0].set_ylabel(_label(f"{variable.long_name} {name}", variable.units), fontsize=10)
-    for axes in panels[-1]:
-        axes.set_xlabel("time", fontsize=10)
-    _name(panels[0, 0], 0.0, "median, half and nine tenths of all samples", color=FAINT)
-    _caption(figure, dataset, split)
-    return figure
+    animation.check_format(suffix)
+    kinds = _kinds(dataset)
+    moving = [name for name, kind in kinds.items() if kind in ("frames", "space-time")]
+    still = [name for name in variables if name in kinds and name not in moving]
+    if still or not moving:
+        raise GridError(
+            f"{_list(still) or 'dataset ' + repr(dataset.info.recipe)} has no field over time and space, so "
+            f"nothing moves; draw it as a picture (.png)"
+            + (f", or choose among {_list(moving)}" * bool(moving))
+        )
+    _, shown = _shown(dataset, split, samples or SIDE_BY_SIDE, seed, variables or _first(kinds, moving))
+    return animation.animation(shown, suffix)
 
 
 def png(figure: Figure) -> bytes:
@@ -139,54 +92,99 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _in_between(times: tuple[float, ...], field: NDArray[Any], num_times: int = 240) -> NDArray[Any]:
-    """The field at equally spaced times, linear in between the stored ones."""
-    wanted = np.linspace(times[0], times[-1], num_times)
-    right = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
-    left = right - 1
-    before, after = np.asarray(times)[left], np.asarray(times)[right]
-    weight = ((wanted - before) / (after - before))[:, None]
-    return np.asarray((1 - weight) * field[left] + weight * field[right])
+def check_output(path: Path) -> str:
+    """The kind of picture that a file name asks for. Raises InputError for one that cannot be written."""
+    suffix = path.suffix.lower()
+    if suffix not in (".png", *animation.FORMATS):
+        raise InputError(f"{path}: expected a name that ends in .png, or in .gif or .mp4 for what moves")
+    animation.check_format(suffix)
+    return suffix
 
 
-def _draw_profiles(axes: Any, points: NDArray[Any], field: NDArray[Any], limit: float) -> None:
-    axes.axhline(0, color=FAINT, linewidth=0.5, alpha=0.6)
-    axes.plot(points, field[0], color=FAINT, linewidth=1.1)
-    axes.plot(points, field[-1], color=INK, linewidth=1.5)
-    axes.set_xlim(points[0], points[-1])
-    axes.set_ylim(-1.08 * limit, 1.08 * limit)
-    _tidy(axes)
+_DRAW: dict[str, Callable[[Shown], Figure]] = {
+    "graph": graph, "images": images, "space-time": space.space_time, "still": space.still,
+    "profiles": space.profiles, "paths": paths,
+}  # fmt: skip
 
 
-def _name(axes: Any, x: float, text: str, **style: Any) -> None:
-    """A small label above the frame."""
-    axes.text(x, 1.06, text, transform=axes.transAxes, fontsize=8.5, va="baseline", **style)
+def _shown(
+    dataset: Dataset, split: str, samples: int | None, seed: int, variables: Sequence[str]
+) -> tuple[str, Shown]:
+    """The kind of picture, and what it shows."""
+    info = dataset.info
+    if split not in info.samples:
+        raise UnknownNameError(f"no split {split!r}; {nearest(split, info.samples)}", name=split)
+    kinds = _kinds(dataset)
+    for name in variables:
+        if name not in info.variables:
+            raise UnknownNameError(f"no variable {name!r}; {nearest(name, info.variables)}", name=name)
+        if name not in kinds:
+            raise GridError(
+                f"there is no picture of variable {name!r} of dataset {info.recipe!r}, with dimensions "
+                f"{_list(_dims(info.variables[name]))}; there is one of {_list(kinds) or 'none'}"
+            )
+    if not kinds:
+        raise GridError(
+            f"dataset {info.recipe!r} has no variable to draw: there are pictures of fields over time or "
+            "space, of trajectories, images and graphs"
+        )
+    chosen = list(variables) or _first(kinds, kinds)
+    if len(groups := {(kinds[name], _space(dataset, name)) for name in chosen}) > 1:
+        raise GridError(
+            f"{_list(chosen)} do not go into one picture: "
+            + ", ".join(f"{name} has dimensions {_list(_dims(info.variables[name]))}" for name in chosen)
+        )
+    kind = next(iter(groups))[0]
+    count = samples or (min(SAMPLES[kind], SIDE_BY_SIDE) if _beside(kind, chosen) else SAMPLES[kind])
+    count = min(count, info.samples[split])
+    numbers = np.sort(np.random.default_rng(seed).choice(info.samples[split], count, replace=False))
+    return kind, take(dataset, split, numbers.tolist(), chosen)
 
 
-def _tidy(axes: Any) -> None:
-    axes.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK, length=3, width=0.6)
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)
-        spine.set_linewidth(0.6)
+def _beside(kind: str, names: Sequence[str]) -> bool:
+    return len(names) > 1 and kind in ("space-time", "still")
 
 
-def _label(name: str, units: str) -> str:
-    return f"{name} ({units})"
+def _kinds(dataset: Dataset) -> dict[str, str]:
+    """The kind of picture of every variable that has one."""
+    axes, variables = dataset.info.axes, dataset.info.variables
+    pictures = {"images", "idx"} & {dataset.recipe.dump()["problem"].get("format")}
+    found: dict[str, str] = {}
+    for name, variable in variables.items():
+        space_dims = [dim for dim in variable.dims if dim in axes]
+        moving = "time" in variable.dims and len(dataset.info.times) > 1
+        if "node" in variable.sizes or "edge" in variable.sizes:
+            if "edges" in variables and (name == "edges" or variable.dims == ("node",)):
+                found[name] = "graph"
+        elif pictures and variable.dims[:2] == ("y", "x"):
+            found[name] = "images"
+        elif not space_dims:
+            if moving:
+                found[name] = "paths"
+        elif len(space_dims) <= 3:
+            one = len(space_dims) == 1
+            if "time" in variable.dims and not (moving and one):
+                found[name] = "frames" if not one else "profiles"
+            elif moving:
+                found[name] = "space-time"
+            else:
+                found[name] = "profiles" if one else "still"
+    return found
 
 
-def _caption(figure: Figure, dataset: Dataset, split: str) -> None:
-    """What is shown: recipe and split above, equation and its numbers below."""
-    width, height = figure.get_size_inches()
-    left = 0.75 / width
-    problem = dict(dataset.recipe.dump()["problem"])
-    numbers = [problem.pop("name")]
-    numbers += [f"{key} {value:g}" for key, value in problem.items() if isinstance(value, float)]
-    grid = " × ".join(str(axis.num_points) for axis in dataset.info.axes.values())
-    numbers += [
-        *([f"{grid} points"] if grid else []),
-        f"{len(dataset.info.times)} times",
-        f"{dataset.info.samples[split]} samples",
-    ]
-    title = f"{dataset.info.recipe}, {split}"
-    figure.text(left, 1 - 0.36 / height, title, fontsize=15, weight="bold", color=INK)
-    figure.text(left, 1 - 0.6 / height, "   ·   ".join(numbers), fontsize=9.5, color="#57606a")
+def _first(kinds: Mapping[str, str], among: Sequence[str] | Mapping[str, str]) -> list[str]:
+    """The variables of the kind that comes first in `SAMPLES`."""
+    kind = next(kind for kind in SAMPLES if kind in {kinds[name] for name in among})
+    return [name for name in among if kinds[name] == kind]
+
+
+def _space(dataset: Dataset, name: str) -> tuple[str, ...]:
+    return tuple(dim for dim in dataset.info.variables[name].dims if dim in dataset.info.axes)
+
+
+def _dims(variable: Variable) -> list[str]:
+    return ["sample", *variable.dims]
+
+
+def _list(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(names)

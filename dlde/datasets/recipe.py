@@ -12,15 +12,17 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PositiveFloat,
     PositiveInt,
     PrivateAttr,
     StringConstraints,
     model_validator,
 )
 
-from dlde.errors import DldeError, SpecError, UnknownNameError, nearest
-from dlde.files import find_yaml, storage_root
+from dlde.errors import DataError, DldeError, SpecError, UnknownNameError, nearest
+from dlde.files import find_yaml, sha256_of, storage_root
 from dlde.problem import AnyProblem, Axis, Problem, Seed, Solvable, Solver, Variable
+from dlde.problems.recorded import Recorded
 from dlde.spec import Spec, digest_of, override, read_yaml
 
 FORMAT = 1  # of a store's folder; raised when older code could not read a newer store
@@ -33,6 +35,15 @@ class Storage(Spec):
     dtype: Literal["float32", "float64"] = "float32"
     part: PositiveInt = 20  # consecutive samples
     compression: Literal["lz4", "none"] = "lz4"
+    # One file for each part and variable instead of one for each chunk: where files are dear.
+    sharded: bool = False
+
+
+class Given(Spec):
+    """Instances from a file (.npz or NetCDF) instead of random ones; read again only if it is the same."""
+
+    file: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None  # None: not read yet
 
 
 class EquallySpaced(Spec):
@@ -53,6 +64,10 @@ def _expand(value: Any) -> Any:
     return EquallySpaced.model_validate(value).times if isinstance(value, Mapping) else value
 
 
+def _given(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
 def _increasing(times: tuple[float, ...]) -> tuple[float, ...]:
     if any(later <= earlier for earlier, later in pairwise(times)):
         raise ValueError("must increase")
@@ -68,7 +83,7 @@ def _not_reserved(split: str) -> str:
 
 
 def _solvable(problem: Problem) -> Problem:
-    if not isinstance(problem, Solvable):
+    if not isinstance(problem, Solvable | Recorded):
         raise ValueError("has no reference solver, so no data can be made of it")
     return problem
 
@@ -92,6 +107,13 @@ class Recipe(Spec):
     samples: Annotated[dict[Split, PositiveInt], Field(min_length=1)]  # by split
     seed: Seed = 0
     solver: Solver = Solver()
+    # Largest relative error of a stored sample; where it is given, the solver is found by it, and the
+    # `solver` here says where the search begins (docs/decisions/0014).
+    tolerance: PositiveFloat | None = None
+    device: Literal["cpu", "cuda"] = "cpu"  # that solves
+    instances: dict[Split, Annotated[Given, BeforeValidator(_given)]] = {}  # by split
+    # What becomes of a random instance whose solution is not finite: another draw, or an error.
+    diverged: Literal["replace", "refuse"] = "replace"
     storage: Storage = Storage()
 
     _arguments: tuple[str, ...] = PrivateAttr(default=())
@@ -102,9 +124,14 @@ class Recipe(Spec):
             axes = self.axes
             dims = {"time", *axes}
             variables = self.variables
-            self.solvable.check_solver(axes, self.times, self.solver)
+            self.subject.check_solver(axes, self.times, self.solver)
         except DldeError as error:
             raise ValueError(error.message) from None
+        if unknown := set(self.instances) - set(self.samples):
+            raise ValueError(
+                f"instances are given for {', '.join(sorted(unknown))}, but samples are asked for in "
+                f"{', '.join(self.samples)}; add samples.{min(unknown)}"
+            )
         for name, variable in variables.items():
             known = dims | set(variable.sizes)
             assert known.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"
@@ -138,7 +165,22 @@ class Recipe(Spec):
         arguments = [name_or_path, *(("--preset", preset) if preset else ())]
         for place, value in (overrides or {}).items():
             arguments += ["--set", f"{place}={_flow(value)}"]
-        return cls.parse(override(raw, overrides or {}), source=path.name).named_by(arguments)
+        recipe = cls.parse(override(raw, overrides or {}), source=path.name)
+        return recipe.fingerprinted().named_by(arguments)
+
+    def fingerprinted(self) -> Self:
+        """The same recipe, with the SHA-256 of all files of instances. Raises SpecError where one is lost."""
+        if all(given.sha256 for given in self.instances.values()):
+            return self
+        read = {}
+        for split, given in self.instances.items():
+            if not Path(given.file).is_file():
+                raise SpecError(
+                    f"{self.name}: instances.{split}: there is no file {given.file}",
+                    mistakes=[f"instances.{split}"],
+                )
+            read[split] = {"file": given.file, "sha256": given.sha256 or sha256_of(Path(given.file))}
+        return type(self).parse({**self.dump(), "instances": read}, source=self.name)
 
     def __eq__(self, other: object) -> bool:
         """Equal fields; how it was loaded does not count."""
@@ -158,21 +200,31 @@ class Recipe(Spec):
         return recipe
 
     def command(self, root: Path) -> str:
-        """The command line that generates, completes and repairs this dataset under that storage root."""
-        elsewhere = () if root.resolve() == storage_root() else ("--root", str(root))
-        return shlex.join(["dlde", "data", "generate", *self.arguments, *elsewhere])
+        """The command line that makes, completes and repairs this dataset under that storage root."""
+        if isinstance(self.problem, Recorded):
+            return self.problem.command(self.name, *_elsewhere(root))
+        return self.generating(root)
+
+    def generating(self, root: Path) -> str:
+        """`dlde data generate` of this dataset; of imported data it makes no more than the statistics."""
+        return shlex.join(["dlde", "data", "generate", *self.arguments, *_elsewhere(root)])
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the store's digest covers: all that its values depend on, and their layout; no counts."""
+        plain = self.model_dump(
+            mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
+        )
+        if not self.storage.sharded:  # digests from before there were shards stay valid
+            del plain["storage"]["sharded"]
+        if self.instances:
+            plain["instances"] = {split: given.sha256 for split, given in sorted(self.instances.items())}
         return {
             "format": FORMAT,
-            **self.model_dump(
-                mode="json", include={"problem", "num_points", "times", "seed", "solver", "storage"}
-            ),
-            "solver_version": self.solvable.version,
+            **plain,
+            "solver_version": self.subject.version,
             "chunks": {name: self.chunk(name) for name in self.variables},
-            "device": "cpu",
+            "device": self.device,
         }
 
     @property
@@ -185,19 +237,34 @@ class Recipe(Spec):
         return Path(root) / "data" / f"{self.name}-{self.digest[:12]}.zarr"
 
     @property
-    def solvable(self) -> Solvable:
+    def subject(self) -> Solvable | Recorded:
         """The problem, as what it was checked to be."""
+        return cast(Solvable | Recorded, self.problem)
+
+    @property
+    def solvable(self) -> Solvable:
+        """The problem with its solver. Raises DataError for imported data, naming their command."""
+        if isinstance(self.problem, Recorded):
+            raise DataError(
+                f"dataset {self.name!r} is imported, not computed, and not all of it is there; "
+                f"`{self.problem.command(self.name)}` imports it from {', '.join(self.problem.files)}"
+            )
         return cast(Solvable, self.problem)
+
+    @property
+    def time_units(self) -> str:
+        """Of the stored times."""
+        return self.problem.time_units if isinstance(self.problem, Recorded) else "dimensionless"
 
     @property
     def axes(self) -> dict[str, Axis]:
         """The spatial axes of the stored grid, in order."""
-        return self.solvable.axes(self.num_points)
+        return self.subject.axes(self.num_points)
 
     @property
     def variables(self) -> dict[str, Variable]:
         """What is stored of every sample, by name."""
-        return self.solvable.variables
+        return self.subject.variables
 
     def shape(self, variable: str) -> tuple[int, ...]:
         """Of one sample."""
@@ -212,6 +279,10 @@ class Recipe(Spec):
             size *= length
         part = self.storage.part
         return max(n for n in range(1, part + 1) if part % n == 0 and (n == 1 or n * size <= CHUNK_BYTES))
+
+
+def _elsewhere(root: Path) -> tuple[str, ...]:
+    return () if root.resolve() == storage_root() else ("--root", str(root))
 
 
 def _flow(value: Any) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dlde.errors import GridError
 from dlde.numerics.sde import coarsened, fractional_noise_factor, path_of
-from dlde.problem import Array, Axis, Solver, Variable
+from dlde.problem import Array, Solver
+from dlde.problems.trajectory import refuse_points
 from dlde.spec import Spec
 
 # (increments (batch, steps, drivers), dt, every) -> states (batch, steps / every + 1, components)
@@ -45,6 +46,22 @@ class DrivingPath(Spec):
         """Raises GridError for times that no fine step ends at, and for a solver finer than the path."""
         self._stride(times, solver)
 
+    def step(self, times: Sequence[float], solver: Solver) -> int:
+        """Fine steps in one step of the solver. Raises GridError as `check` does."""
+        return self._stride(times, solver)[0]
+
+    def refined(self, solver: Solver, factor: float) -> float | None:
+        """A step `factor` times finer, that divides the path into whole numbers of its own steps.
+
+        None where there is none: beyond the path's resolution, or between its steps.
+        """
+        longest = max(1, int(solver.dt / self.spacing * (1 + 1e-9)))
+        whole = max(n for n in range(1, min(longest, self.steps) + 1) if self.steps % n == 0)
+        number = round(whole / factor)
+        if number < 1 or self.steps % number or abs(number * factor - whole) > 1e-9 * whole:
+            return None
+        return number * self.spacing
+
     def follow(
         self, noise: Tensor, times: Sequence[float], solver: Solver, march: March, *, hurst: float = 0.5
     ) -> dict[str, Tensor]:
@@ -64,11 +81,7 @@ class DrivingPath(Spec):
 
     def _stride(self, times: Sequence[float], solver: Solver) -> tuple[int, int, list[int]]:
         """Fine steps per step, steps per kept state, and which kept states are stored."""
-        if solver.num_points is not None:
-            raise GridError(
-                f"solver.num_points={solver.num_points}: there is no spatial axis; leave it out, and choose "
-                "solver.dt"
-            )
+        refuse_points(solver)
         if solver.dt < self.spacing * (1 - 1e-9):
             raise GridError(
                 f"solver.dt={solver.dt:g} is finer than the driving path, whose steps are {self.spacing:g} "
@@ -95,21 +108,6 @@ class DrivingPath(Spec):
         longest = max(1, int(solver.dt / self.spacing * (1 + 1e-9)))
         factor = max(n for n in range(1, min(longest, common) + 1) if common % n == 0 and self.steps % n == 0)
         return factor, common // factor, [number // common for number in numbers]
-
-
-def path_variables(components: int, drivers: int, *, state: str) -> dict[str, Variable]:
-    """The stored `state` and `control`; `state` says in words what the state is."""
-    return {
-        "state": Variable(dims=("time", "component"), sizes={"component": components}, long_name=state),
-        "control": Variable(dims=("time", "driver"), sizes={"driver": drivers}, long_name="driving path"),
-    }
-
-
-def no_axes(num_points: Sequence[int]) -> dict[str, Axis]:
-    """The axes of a problem that has none. Raises GridError where the recipe asks for some."""
-    if len(num_points):
-        raise GridError(f"num_points={list(num_points)}: there is no spatial axis; use num_points: []")
-    return {}
 
 
 @lru_cache(maxsize=4)

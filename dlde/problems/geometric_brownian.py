@@ -5,64 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from dlde.numerics.sde import milstein
-from dlde.problem import Array, Axis, Exact, Problem, Solvable, Solver, Variable
-from dlde.problems.driving_path import DrivingPath, no_axes, path_variables
+from dlde.problem import Axis, Exact, Solver
+from dlde.problems.sde_system import SDESystem
 
 
-class GeometricBrownian(Problem, Solvable, Exact):
+class GeometricBrownian(SDESystem, Exact):
     """Geometric Brownian motion: dX = drift X dt + volatility X dW, in the sense of Ito.
 
     Exact: X_t = start exp((drift - volatility^2 / 2) t + volatility W_t). Solved by Milstein's scheme,
     of strong order 1, like an equation whose solution is not known.
     """
 
-    version: ClassVar[str] = "1"
+    scheme: ClassVar = "milstein"
     order: ClassVar[float] = 1
+    state: ClassVar[str] = "value"
 
     drift: float = 0.1
     volatility: PositiveFloat = 0.5
     start: PositiveFloat = 1.0
-    path: DrivingPath = DrivingPath()
 
-    @property
-    def variables(self) -> dict[str, Variable]:
-        return path_variables(1, 1, state="value")
+    def drift_at(self, t: float, x: Tensor) -> Tensor:
+        return self.drift * x
 
-    def axes(self, num_points: Sequence[int]) -> dict[str, Axis]:
-        return no_axes(num_points)
+    def diffusion_at(self, t: float, x: Tensor) -> Tensor:
+        return self.volatility * x[..., None]
 
-    def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
-        self.path.check(times, solver)
-
-    def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
-        return self.path.draw(generator, 1)
-
-    def solve(
-        self,
-        instances: Mapping[str, Tensor],
-        axes: Mapping[str, Axis],
-        times: Sequence[float],
-        solver: Solver,
-    ) -> dict[str, Tensor]:
-        def march(increments: Tensor, dt: float, every: int) -> Tensor:
-            start = increments.new_full((len(increments), 1), self.start)
-            return milstein(
-                lambda t, x: self.drift * x,
-                lambda t, x: self.volatility * x[..., None],
-                lambda t, x, v: self.volatility * v,
-                start,
-                increments,
-                dt,
-                every=every,
-            )
-
-        return self.path.follow(instances["noise"], times, solver, march)
+    def diffusion_along(self, t: float, x: Tensor, v: Tensor) -> Tensor:
+        return self.volatility * v
 
     def exact(
         self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis], times: Sequence[float]
@@ -75,4 +48,4 @@ class GeometricBrownian(Problem, Solvable, Exact):
             growth = (self.drift - self.volatility**2 / 2) * t + self.volatility * w
             return self.start * growth.exp()
 
-        return self.path.follow(instances["noise"].double(), times, Solver(dt=self.path.spacing), march)
+        return self.path.follow(self.noise_of(instances).double(), times, Solver(dt=self.path.spacing), march)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, ClassVar, Self
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from dlde.numerics.sde import euler_maruyama
-from dlde.problem import Array, Axis, Problem, Solvable, Solver, Variable
-from dlde.problems.driving_path import DrivingPath, no_axes, path_variables
+from dlde.problems.sde_system import SDESystem
 
 
-class OrnsteinUhlenbeck(Problem, Solvable):
+class OrnsteinUhlenbeck(SDESystem):
     """Ornstein-Uhlenbeck: dX = R (mean - X) dt + S dB, with as many drivers as components.
 
     R has `rate` on its diagonal, `coupling` above and -coupling below it; S has noise + common_noise on
@@ -23,7 +20,6 @@ class OrnsteinUhlenbeck(Problem, Solvable):
     1/2. Euler-Maruyama, of strong order 1 as the noise is additive (rough noise: hurst + 1/2 at most).
     """
 
-    version: ClassVar[str] = "1"
     order: ClassVar[float] = 1
 
     dims: PositiveInt = 1
@@ -33,8 +29,6 @@ class OrnsteinUhlenbeck(Problem, Solvable):
     noise: PositiveFloat = 0.6
     common_noise: float = 0.0
     hurst: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    start: float = 0.0
-    path: DrivingPath = DrivingPath()
 
     @model_validator(mode="after")
     def _coupled(self) -> Self:
@@ -43,38 +37,24 @@ class OrnsteinUhlenbeck(Problem, Solvable):
         return self
 
     @property
-    def variables(self) -> dict[str, Variable]:
-        return path_variables(self.dims, self.dims, state="process")
+    def num_components(self) -> int:
+        return self.dims
 
-    def axes(self, num_points: Sequence[int]) -> dict[str, Axis]:
-        return no_axes(num_points)
+    @property
+    def num_drivers(self) -> int:
+        return self.dims
 
-    def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
-        self.path.check(times, solver)
+    @property
+    def hurst_exponent(self) -> float:
+        return self.hurst
 
-    def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
-        return self.path.draw(generator, self.dims)
+    def drift_at(self, t: float, x: Tensor) -> Tensor:
+        rate, _ = _matrices_on(self, x.dtype, x.device)
+        return (self.mean - x) @ rate.T
 
-    def solve(
-        self,
-        instances: Mapping[str, Tensor],
-        axes: Mapping[str, Axis],
-        times: Sequence[float],
-        solver: Solver,
-    ) -> dict[str, Tensor]:
-        def march(increments: Tensor, dt: float, every: int) -> Tensor:
-            rate, noise = self.drift_matrix.to(increments), self.noise_matrix.to(increments)
-            start = increments.new_full((len(increments), self.dims), self.start)
-            return euler_maruyama(
-                lambda t, x: (self.mean - x) @ rate.T,
-                lambda t, x: noise.expand(len(x), -1, -1),
-                start,
-                increments,
-                dt,
-                every=every,
-            )
-
-        return self.path.follow(instances["noise"], times, solver, march, hurst=self.hurst)
+    def diffusion_at(self, t: float, x: Tensor) -> Tensor:
+        _, noise = _matrices_on(self, x.dtype, x.device)
+        return noise.expand(len(x), -1, -1)
 
     @property
     def drift_matrix(self) -> Tensor:
@@ -87,3 +67,10 @@ class OrnsteinUhlenbeck(Problem, Solvable):
     def noise_matrix(self) -> Tensor:
         """S (dims, dims), float64."""
         return self.noise * torch.eye(self.dims, dtype=torch.float64) + self.common_noise
+
+
+@lru_cache(maxsize=16)  # not once for every step: a copy to a device waits for it
+def _matrices_on(
+    process: OrnsteinUhlenbeck, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    return process.drift_matrix.to(device, dtype), process.noise_matrix.to(device, dtype)

@@ -156,6 +156,8 @@ def _on_ray(
             if (folder / "failure.json").exists() and until is None:
                 until = time.monotonic() + 1.0  # Ray would start the workers again to no avail
             if until is not None and time.monotonic() > until and ours:
+                ray_session.kill_actors("TrainController")
+                fitting.ended.wait(END_SECONDS)
                 break
         _show(folder, progress)
     _remove(folder / "ray")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlde.datasets import generate as generation
-from dlde.datasets import layout, parts
+from dlde.datasets import instances, layout, parts
 from dlde.datasets import recipe as recipes
 from dlde.datasets.dataset import Dataset, open_dataset
 from dlde.datasets.generate import generate
@@ -53,7 +53,7 @@ def test_values_are_the_closed_form(heat: Heat, tmp_path: Path) -> None:
     u = dataset.read("train", "u")
     x = dataset.info.axes["x"].points
     for sample in (0, 7, 8, 19):
-        a, b = parts.generator(dataset.recipe, "train", sample, 0).standard_normal((4, 2)).T
+        a, b = instances.generator(dataset.recipe, "train", sample, 0).standard_normal((4, 2)).T
         k = 2 * np.pi * np.arange(1, 5)[:, None]
         for i, time in enumerate(dataset.info.times):
             modes = (a[:, None] * np.cos(k * x) + b[:, None] * np.sin(k * x)) * np.exp(-0.01 * k**2 * time)
@@ -119,7 +119,7 @@ def test_threads_of_the_caller_are_left_alone(heat: Heat, tmp_path: Path) -> Non
 def test_samples_that_are_not_finite_are_replaced_and_named(heat: Heat, tmp_path: Path) -> None:
     """About a sixth of all draws exceed one standard deviation; the others stay as they were."""
     plain = generate(heat(), tmp_path).dataset
-    done = generate(heat(problem={"name": "heat", "fails_above": 1.0}), tmp_path)
+    done = generate(heat(problem={"name": "slab", "fails_above": 1.0}), tmp_path)
     replaced = done.dataset.quarantined
     assert 1 <= len(replaced) <= 12
     assert {"split", "sample", "attempt", "instance"} <= set(replaced[0])
@@ -134,7 +134,7 @@ def test_samples_that_are_not_finite_are_replaced_and_named(heat: Heat, tmp_path
 
 
 def test_a_recipe_that_never_works_names_the_samples(heat: Heat, tmp_path: Path) -> None:
-    recipe = heat(problem={"name": "heat", "fails_above": -9.0}, samples={"train": 10})
+    recipe = heat(problem={"name": "slab", "fails_above": -9.0}, samples={"train": 10})
     with pytest.raises(
         NonFiniteError, match=r"train samples \[0, 1, 2, 3, 4, 5, 6, 7\] is not finite"
     ) as error:
@@ -298,7 +298,7 @@ def test_burgers(tmp_path: Path) -> None:
     recipe = Recipe.load("burgers-1d-grf", overrides=overrides)
     dataset = generate(recipe, tmp_path).dataset
     u = dataset.read("train", "u")
-    drawn = recipe.solvable.draw(parts.generator(recipe, "train", 5, 0), recipe.axes)["u"]
+    drawn = recipe.solvable.draw(instances.generator(recipe, "train", 5, 0), recipe.axes)["u"]
     np.testing.assert_array_equal(u[5, 0], drawn.astype(np.float32))
     assert len(np.unique(u[:, 0], axis=0)) == 12
     finer = generate(Recipe.load("burgers-1d-grf", overrides={**overrides, "num_points": [128]}), tmp_path)

@@ -1,0 +1,143 @@
+"""A graph: nodes where the smoothest vectors on it put them, coloured by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from scipy import sparse
+from scipy.sparse import csgraph
+from scipy.sparse.linalg import eigsh
+
+from dlde.datasets.pictures import look
+from dlde.datasets.pictures.look import FAINT, Sheet
+from dlde.datasets.pictures.shown import Shown, Values
+
+SIZE = 7.0  # of the drawing (inches)
+DENSE = 400  # nodes up to which all eigenvectors are found at once
+VECTORS = 8
+CLASSES = 20
+
+
+def graph(shown: Shown) -> Figure:
+    """The largest connected component of the first chosen sample, drawn by `layout`."""
+    edges = shown.values["edges"][0].astype(np.int64).reshape(-1, 2)
+    name, classes = _classes(shown)
+    nodes = _num_nodes(shown, edges)
+    adjacency = sparse.csr_matrix((np.ones(len(edges)), edges.T), shape=(nodes, nodes))
+    adjacency = ((adjacency + adjacency.T) > 0).astype(np.float64)
+    adjacency.setdiag(0)
+    adjacency.eliminate_zeros()
+    count, membership = csgraph.connected_components(adjacency, directed=False)
+    kept = np.flatnonzero(membership == np.bincount(membership).argmax())
+    places = layout(adjacency[kept][:, kept])
+    degree = np.asarray(adjacency.sum(0)).ravel()[kept]
+    sheet = Sheet(shown, 1, 1, (SIZE, SIZE), right=1.6, bottom=0.45, top=0.1)
+    axes = sheet.axes(0, 0)
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    rows, columns = sparse.triu(adjacency[kept][:, kept]).nonzero()
+    alpha = float(np.clip(300 / max(len(rows), 1), 0.12, 0.7))
+    lines = np.stack([places[rows], places[columns]], axis=1)
+    axes.add_collection(LineCollection(list(lines), colors=FAINT, linewidths=0.5, alpha=alpha, zorder=1))
+    area = np.clip(SIZE**2 * 72**2 / (60 * len(kept)), 3, 90) * (0.6 + 0.4 * degree / degree.mean().clip(1))
+    area = np.minimum(area, 140)
+    if classes is None:
+        axes.scatter(*places.T, s=area, color=look.LINES[0], linewidths=0.2, edgecolors="white", zorder=2)
+    else:
+        for number, one in enumerate(np.unique(classes)):
+            own = classes[kept] == one
+            axes.scatter(
+                *places[own].T, s=area[own], color=_colour(number, len(np.unique(classes))), zorder=2,
+                linewidths=0.2, edgecolors="white", label=f"{name} {one:g}",
+            )  # fmt: skip
+        legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+        for handle in legend.legend_handles:
+            handle.set_sizes([30])  # type: ignore[union-attr]
+    axes.autoscale_view()
+    whole = f"{nodes} nodes, {adjacency.nnz // 2} edges"
+    rest = f"; drawn is the largest of {count} components, {len(kept)} nodes" if count > 1 else ""
+    sheet.note(whole + rest)
+    return sheet.figure
+
+
+def layout(adjacency: Any) -> Values:
+    """Places (nodes, 2) in the unit square of a connected graph.
+
+    A start from the smoothest eigenvectors of the normalised Laplacian, which keeps neighbours together but
+    piles up leaves, then spread by springs along the edges and repulsion between all nodes (Fruchterman and
+    Reingold, 1991) where there are few enough nodes to do so.
+    """
+    places = _spectral(adjacency)
+    return _spread(adjacency, places) if len(places) <= 4000 else places
+
+
+def _spectral(adjacency: Any) -> Values:
+    nodes = adjacency.shape[0]
+    if nodes <= 3:
+        return np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]])[:nodes]
+    laplacian, degree = csgraph.laplacian(adjacency, normed=True, return_diag=True)
+    if nodes <= DENSE:
+        _, vectors = np.linalg.eigh(laplacian.toarray())
+        vectors = vectors[:, 1:3]
+    else:
+        shifted = 2 * sparse.identity(nodes) - laplacian  # the smallest become the largest: no factorisation
+        start = np.random.default_rng(0).standard_normal(nodes)
+        values, vectors = eigsh(shifted.tocsr(), k=VECTORS, which="LA", v0=start, tol=1e-4, ncv=40)
+        vectors = vectors[:, np.argsort(-values)[1:3]]
+    vectors = vectors / degree[:, None].clip(1e-9)
+    vectors *= np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])  # eigenvectors have no sign
+    ranks = vectors.argsort(0).argsort(0) / (nodes - 1)  # even use of the square
+    return np.asarray(ranks, np.float64)
+
+
+def _spread(adjacency: Any, places: Values, steps: int = 60) -> Values:
+    nodes = len(places)
+    rows, columns = adjacency.nonzero()
+    places = places.astype(np.float32) + 1e-3 * np.random.default_rng(0).standard_normal((nodes, 2)).astype(
+        np.float32
+    )
+    length = np.float32(1 / np.sqrt(nodes))
+    for step in range(steps):
+        force = np.zeros_like(places)
+        for first in range(0, nodes, 512):
+            block = places[first : first + 512]
+            across = block[:, None, 0] - places[None, :, 0]
+            up = block[:, None, 1] - places[None, :, 1]
+            push = length**2 / np.maximum(across**2 + up**2, 1e-6)
+            force[first : first + 512, 0] = (push * across).sum(1)
+            force[first : first + 512, 1] = (push * up).sum(1)
+        along = places[rows] - places[columns]
+        pull = along * np.sqrt((along**2).sum(1, keepdims=True)) / length
+        np.subtract.at(force, rows, pull)
+        force -= (places - 0.5) * 8 * length * np.sqrt(nodes) / 10  # nothing drifts away
+        size = np.sqrt((force**2).sum(1, keepdims=True)).clip(1e-9)
+        places = places + force / size * np.minimum(size, 0.1 * (1 - step / steps))
+    return np.asarray(places, np.float64)
+
+
+def _num_nodes(shown: Shown, edges: Values) -> int:
+    sizes = [
+        variable.sizes["node"]
+        for variable in shown.dataset.info.variables.values()
+        if "node" in variable.sizes
+    ]
+    return max([*sizes, int(edges.max(initial=-1)) + 1])
+
+
+def _classes(shown: Shown) -> tuple[str, Values | None]:
+    """The first variable of whole numbers over the nodes with few different values; masks come last."""
+    names = [name for name in shown.values if shown.variable(name).dims == ("node",)]
+    for name in sorted(names, key=lambda name: name.endswith("_mask")):
+        values = shown.values[name][0]
+        if np.array_equal(values, np.round(values)) and len(np.unique(values)) <= CLASSES:
+            return name.removesuffix("s"), values
+    return "", None
+
+
+def _colour(number: int, count: int) -> Any:
+    import matplotlib as mpl
+
+    return look.LINES[number] if count <= len(look.LINES) else mpl.colormaps["tab20"](number % 20)

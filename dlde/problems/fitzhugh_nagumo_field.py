@@ -1,0 +1,54 @@
+"""The FitzHugh-Nagumo model of an excitable medium; everything is dimensionless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from dlde.problems.drawn import bounds, parameter
+from dlde.problems.periodic import Positive
+from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion
+
+
+class FitzHughNagumoField(ReactionDiffusion):
+    """FitzHugh-Nagumo field: v_t = D Lap v + (v (v - a)(1 - v) - w + c) / eps, w_t = b v - gamma w + c.
+
+    eps is `timescale`, a `threshold`, b `growth`, gamma `decay`, c `current`, D `diffusivity`; w diffuses
+    with `recovery_diffusivity`. The defaults are those of Chaturantabut & Sorensen, SIAM J. Sci. Comput.
+    32 (2010), where D = eps and c excites a limit cycle; theirs has a flux at one end, this is periodic.
+    In one dimension or two; see `ReactionDiffusion` for the solver.
+    """
+
+    version: ClassVar[str] = "1"
+    state: ClassVar[dict[str, str]] = {"v": "voltage", "w": "recovery of voltage"}
+    rates: ClassVar[tuple[str, ...]] = ("timescale", "threshold", "growth", "decay", "current")
+
+    timescale: Positive = 0.015
+    threshold: Positive = 0.1
+    growth: Positive = 0.5
+    decay: Positive = 2.0
+    current: NonNegativeFloat = 0.05
+    diffusivity: Positive = 0.015
+    recovery_diffusivity: NonNegativeFloat = 0.0
+    domain: Domain = ((0.0, 2.0),)
+    initial_condition: Annotated[Blobs | Noise, Field(discriminator="kind")] = Blobs(
+        count=2, radius=0.15, outside=(0.0, 0.0), inside=(1.0, 0.1), apart=True
+    )
+
+    def diffusivities(self, instances: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        d = parameter(self, "diffusivity", instances)
+        return d, torch.full_like(d, self.recovery_diffusivity)
+
+    def reaction(self, a: Tensor, b: Tensor, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        cubic = a * (a - p["threshold"]) * (1 - a)
+        voltage = (cubic - b + p["current"]) / p["timescale"]
+        return voltage, p["growth"] * a - p["decay"] * b + p["current"]
+
+    def fastest_rate(self) -> float:
+        """That of v at 1: (1 - a) / eps, and what w adds."""
+        slowest = bounds(self.timescale)[0]
+        return (1 - bounds(self.threshold)[0]) / slowest + bounds(self.decay)[1]
