@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dlde.numerics.spectral import Stepper, Symbol, resample
 
-
 _CHECKED_TIMES = 8
 
 
