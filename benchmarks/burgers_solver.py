@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dlde.numerics.random_fields import gaussian_field
 from dlde.numerics.spectral import Scheme, Stepper, Transform
+from dlde.problems.periodic import quadratic
 
 VISCOSITY, DT, NUM_STEPS, BATCH, REPEATS = 0.02, 2e-3, 50, 256, 7
 Candidate = Callable[[], NDArray[np.floating]]
@@ -33,11 +34,7 @@ def ours(u0: torch.Tensor, scheme: Scheme) -> Candidate:
     transform = Transform((u0.shape[-1],), (1.0,))
     (k,) = transform.wavenumbers()
     flux = torch.from_numpy(-0.5j * k).to(transform.forward(u0))
-    stepper = Stepper(
-        -VISCOSITY * k**2,
-        lambda v: transform.forward(transform.backward(v).square_()).mul_(flux),
-        scheme,
-    )
+    stepper = Stepper(-VISCOSITY * k**2, quadratic(transform, flux), scheme)
     return lambda: transform.backward(
         stepper.solve(transform.forward(u0), (DT * NUM_STEPS,), DT)[:, 0]
     ).numpy()

@@ -67,6 +67,8 @@ class Transform:
             )
         self.extent = tuple(extent)
         self.real = real
+        self._buffer = torch.empty(0)
+        self._kept: Tensor | None = None  # the part of it that holds modes
         both = tuple(2 * cut + 1 for cut in self.cuts)
         self.modes = (*both[:-1], self.cuts[-1] + 1) if real else both
 
@@ -100,7 +102,7 @@ class Transform:
         if num_points is None:
             num_points = self.num_points
             if self.real and len(num_points) == 1:
-                field = torch.fft.irfft(coefficients, n=num_points[0], norm="forward")
+                field = torch.fft.irfft(self._padded(coefficients), n=num_points[0], norm="forward")
                 return field
         strides = [-(-(2 * cut + 1) // n) for cut, n in zip(self.cuts, num_points, strict=True)]
         fine = [n * stride for n, stride in zip(num_points, strides, strict=True)]
@@ -114,6 +116,23 @@ class Transform:
         if len(self.cuts) == 2:
             field = field[..., :: strides[0], :]
         return field[..., :: strides[-1]]
+
+    def _padded(self, coefficients: Tensor) -> Tensor:
+        """With zeros up to half the points, in a buffer that is used again: padding anew takes longer."""
+        if coefficients.requires_grad:
+            return coefficients
+        kept = self._kept
+        if (
+            kept is None
+            or kept.shape != coefficients.shape
+            or kept.dtype != coefficients.dtype
+            or kept.device != coefficients.device
+        ):
+            shape = (*coefficients.shape[:-1], self.num_points[-1] // 2 + 1)
+            self._buffer = coefficients.new_zeros(shape)
+            self._kept = kept = self._buffer[..., : self.modes[-1]]
+        kept.copy_(coefficients)
+        return self._buffer
 
 
 def _keep(coefficients: Tensor, cut: int, dim: int) -> Tensor:
@@ -164,6 +183,12 @@ def derivative(field: Tensor, extent: float, dim: int = -1) -> Tensor:
     return slope.movedim(-1, dim)
 
 
+def check_times(times: Sequence[float]) -> None:
+    """Raises GridError unless the times increase from one that is not negative."""
+    if not times or times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
+        raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+
+
 class Stepper:
     """Steps v_t = linear * v + nonlinear(v) for coefficients v (batch, *modes), order 4 in time.
 
@@ -197,8 +222,7 @@ class Stepper:
         Between two times the steps are equal and at most `dt`. On a CPU, samples go through in
         blocks that fit the cache.
         """
-        if not times or times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
-            raise GridError(f"times must increase from a time >= 0, got {tuple(times)}")
+        check_times(times)
         if dt <= 0:
             raise GridError(f"dt must be positive, got {dt:g}")
         each = isinstance(self.linear, Tensor) and self.linear.ndim == v0.ndim

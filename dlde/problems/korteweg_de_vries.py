@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dlde.errors import InputError
@@ -50,8 +50,12 @@ class Soliton(InitialCondition):
         return math.ceil(2 * q * _TAIL / math.pi * extent / (2 * math.pi))
 
     def size(self, extent: float, dims: int) -> float:
-        q = self.inverse_width.low if isinstance(self.inverse_width, Interval) else self.inverse_width
-        return 2 * q**2
+        return 2 * self.least**2
+
+    @property
+    def least(self) -> float:
+        """The smallest inverse width."""
+        return self.inverse_width.low if isinstance(self.inverse_width, Interval) else self.inverse_width
 
 
 class KortewegDeVries(PeriodicEquation, Exact):
@@ -71,6 +75,17 @@ class KortewegDeVries(PeriodicEquation, Exact):
     initial_condition: Annotated[Soliton | GaussianField | Sine | Waves, Field(discriminator="kind")] = Waves(
         amplitude=0.5, num_modes=4, decay=0.0
     )
+
+    @model_validator(mode="after")
+    def _holds_a_soliton(self) -> Self:
+        if isinstance(self.initial_condition, Soliton):
+            q = self.initial_condition.least
+            if 4 * math.exp(-q * self.extent) > 1e-3:
+                raise ValueError(
+                    f"a soliton of inverse_width={q:g} is wider than the domain of {self.extent:g}; "
+                    f"use an extent of at least {math.log(4e3) / q:.2g}, or a narrower soliton"
+                )
+        return self
 
     def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
         """u(x, 0), then the dispersion, which a soliton is scaled by."""

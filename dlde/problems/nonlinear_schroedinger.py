@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dlde.errors import InputError
@@ -80,6 +80,17 @@ class NonlinearSchroedinger(PeriodicEquation, Exact):
     initial_condition: Annotated[BrightSoliton | Waves, Field(discriminator="kind")] = Waves(
         amplitude=0.5, num_modes=4
     )
+
+    @model_validator(mode="after")
+    def _holds_a_soliton(self) -> Self:
+        if isinstance(self.initial_condition, BrightSoliton):
+            a = self.initial_condition.size(self.extent, 1)
+            if 2 * math.exp(-a * self.extent / 2) > 1e-3:
+                raise ValueError(
+                    f"a soliton of amplitude={a:g} is wider than the domain of {self.extent:g}; "
+                    f"use an extent of at least {2 * math.log(2e3) / a:.2g}, or a narrower soliton"
+                )
+        return self
 
     def draw_state(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
         """Both parts: of a soliton, or two independent fields."""

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dlde.errors import GridError, InputError, nearest
 from dlde.numerics.differences import difference
-from dlde.numerics.spectral import Scheme, Stepper, Transform, resample
+from dlde.numerics.spectral import Scheme, Stepper, Transform, check_times, resample
 from dlde.problem import Array, Axis, Exact, Interval, Problem, Solvable, Solver, Variable
 from dlde.problems.forcing import Forcing, RandomForcing
 from dlde.problems.initial_conditions import InitialCondition
@@ -281,9 +281,9 @@ class PeriodicEquation(Solvable, Problem):
             )
 
     def _stable(self, transform: Transform, dt: float, duration: float) -> bool:
-        k = transform.wavenumbers()
-        if self.nonlinearity(transform, torch.zeros((), dtype=torch.complex128)) is None:
+        if self._linear:
             return True
+        k = transform.wavenumbers()
         amplitude = self.initial_condition.size(self.extent, self.num_axes)
         for end in ("low", "high"):
             c = {name: getattr(self, name) for name in self.coefficients}
@@ -318,6 +318,8 @@ class PeriodicEquation(Solvable, Problem):
         if "forcing" in given:
             given["forcing"] = self._on(given["forcing"], axes, finer)
         later = [time for time in times if time > 0][:: math.ceil(len(times) / _CHECKED_TIMES)]
+        if not later:
+            return {}
         step = self._defect_step(later, solver.dt)
         around = [time + shift * step for time in later for shift in (-2, -1, 0, 1, 2)]
         solution = self.solve(given, finer, around, solver)
@@ -414,6 +416,10 @@ class PeriodicEquation(Solvable, Problem):
         return _cropped(whole, finer)
 
     @property
+    def _linear(self) -> bool:
+        return type(self).nonlinearity is PeriodicEquation.nonlinearity
+
+    @property
     def _title(self) -> str:
         return self.summary().partition(":")[0]
 
@@ -435,8 +441,7 @@ class PeriodicEquation(Solvable, Problem):
         return (degree + 1) * self._highest_mode + 1
 
     def _transform(self, axes: Mapping[str, Axis], solver: Solver) -> Transform:
-        linear = type(self).nonlinearity is PeriodicEquation.nonlinearity
-        degree = 1 if linear else self.degree
+        degree = 1 if self._linear else self.degree
         points = [solver.num_points or axis.num_points for axis in axes.values()]
         least = self._least_points(degree)
         if min(points) < least:
@@ -538,15 +543,21 @@ def laplacian(k: Sequence[Any]) -> Any:
 
 
 def quadratic(transform: Transform, factor: Tensor) -> Callable[[Tensor], Tensor]:
-    """v -> factor * the coefficients of the square of v's field."""
+    """v -> factor * the coefficients of the square of v's field, a real one in one dimension."""
+    (num_points,), (num_modes,) = transform.num_points, transform.modes
+    factor = factor / num_points  # the scale of the transform, with no pass of its own
 
     def change(v: Tensor) -> Tensor:
-        return transform.forward(transform.backward(v).square_()).mul_(factor)
+        square = transform.backward(v).square_()
+        coefficients: Tensor = torch.fft.rfft(square)[..., :num_modes]
+        return coefficients.mul_(factor)
 
     return change
 
 
 def _exponentials(v0: Tensor, symbol: Any, times: Sequence[float]) -> Tensor:
+    """exp(symbol * time) v0 at the times (batch, time, *modes)."""
+    check_times(times)
     symbol = torch.as_tensor(symbol).to(v0.device)
     factors = [torch.exp(symbol * time).to(v0.dtype) for time in times]
     return torch.stack([factor * v0 for factor in factors], dim=1)

@@ -379,6 +379,10 @@ def test_old_stores_keep_their_names():
          "boundary=dirichlet needs a force that vanishes .* use forcing: {kind: wave}"),
         (Burgers, {"forcing": {"kind": "white"}}, "forcing: .*'wave', 'random'"),
         (KortewegDeVries, {"domain": [1, 0]}, "expected start < stop"),
+        (KortewegDeVries, {"domain": [0.0, 10.0], "initial_condition": {"kind": "soliton"}},
+         "inverse_width=0.5 is wider than the domain of 10; use an extent of at least 17"),
+        (NonlinearSchroedinger, {"domain": [0.0, 10.0], "initial_condition": {"kind": "soliton"}},
+         "amplitude=1 is wider than the domain of 10; use an extent of at least 15"),
     ],
 )  # fmt: skip
 def test_wrong_fields_are_refused(kind, raw, message):
@@ -410,6 +414,12 @@ def test_meaningless_grids_steps_and_instances_are_refused():
         problem.solve({**given, "u": given["u"][:, 0]}, axes, (1.0,), Solver())
     with pytest.raises(InputError, match="rate must be positive in every instance"):
         problem.solve({**given, "rate": -given["rate"]}, axes, (1.0,), Solver())
+    heat = Heat()
+    axes = heat.axes((32,))
+    for solve in (lambda *given: heat.solve(*given, Solver()), heat.exact):
+        with pytest.raises(GridError, match="times must increase"):
+            solve(drawn(heat, axes), axes, (0.5, 0.2))
+    assert heat.defect(drawn(heat, axes), axes, (0.0,), Solver()) == {}
     forced = Burgers(forcing=RandomForcing())
     axes = forced.axes((193,))
     given = drawn(forced, axes)
