@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dlde.numerics.spectral import Stepper, Symbol, resample
+
+_CHECKED_TIMES = 8
 
 
 def refined_to(field: Tensor, num_points: Sequence[int]) -> Tensor:
@@ -26,11 +29,12 @@ def largest_stable_step(stepper: Stepper, rate: Symbol, dt: float) -> float:
 
 
 def stencil(times: Sequence[float], dt: float) -> tuple[list[float], float]:
-    """Five times around each positive one, `delta` apart, and delta: for `time_derivative`.
+    """Five times around positive ones, `delta` apart, and delta: for `time_derivative`.
 
-    delta is half a step, or less where stored times lie close.
+    delta is half a step, or less where stored times lie close. Of many times, 8 are taken at most.
     """
     positive = [t for t in times if t > 0]
+    positive = positive[:: math.ceil(len(positive) / _CHECKED_TIMES) or 1]
     delta = min([dt / 2, *((b - a) / 8 for a, b in itertools.pairwise([0.0, *positive]))])
     return [t + step * delta for t in positive for step in (-2, -1, 0, 1, 2)], delta
 

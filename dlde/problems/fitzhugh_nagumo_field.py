@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 
 from dlde.problems.drawn import bounds, parameter
 from dlde.problems.periodic import Positive
-from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion
+from dlde.problems.reaction_diffusion import Blobs, Domain, Flux, Noise, ReactionDiffusion, Uniform
 
 
 class FitzHughNagumoField(ReactionDiffusion):
     """FitzHugh-Nagumo field: v_t = D Lap v + (v (v - a)(1 - v) - w + c) / eps, w_t = b v - gamma w + c.
 
     eps is `timescale`, a `threshold`, b `growth`, gamma `decay`, c `current`, D `diffusivity`; w diffuses
-    with `recovery_diffusivity`. The defaults are those of Chaturantabut & Sorensen, SIAM J. Sci. Comput.
-    32 (2010), where D = eps and c excites a limit cycle; theirs has a flux at one end, this is periodic.
-    In one dimension or two; see `ReactionDiffusion` for the solver.
+    with `recovery_diffusivity`. Periodic or closed by walls, in one dimension or two; `stimulus` is s in
+    v_x = -s t^3 exp(-15 t) at the left wall of one dimension. The defaults are those of Chaturantabut &
+    Sorensen, SIAM J. Sci. Comput. 32 (2010), where D = eps and c excites a limit cycle; they have walls,
+    zero at the start, and s = 50000. See `ReactionDiffusion` for the solver.
     """
 
     version: ClassVar[str] = "1"
@@ -32,15 +34,38 @@ class FitzHughNagumoField(ReactionDiffusion):
     growth: Positive = 0.5
     decay: Positive = 2.0
     current: NonNegativeFloat = 0.05
-    diffusivity: Positive = 0.015
+    diffusivity: Positive | None = None  # None: the timescale
     recovery_diffusivity: NonNegativeFloat = 0.0
     domain: Domain = ((0.0, 2.0),)
-    initial_condition: Annotated[Blobs | Noise, Field(discriminator="kind")] = Blobs(
+    boundary: Literal["periodic", "closed"] = "periodic"
+    stimulus: NonNegativeFloat = 0.0
+    initial_condition: Annotated[Blobs | Noise | Uniform, Field(discriminator="kind")] = Blobs(
         count=2, radius=0.15, outside=(0.0, 0.0), inside=(1.0, 0.1), apart=True
     )
 
+    @model_validator(mode="after")
+    def _stimulated_at_a_wall(self) -> Self:
+        if self.stimulus and (self.boundary != "closed" or len(self.domain) != 1):
+            raise ValueError(
+                f"stimulus={self.stimulus:g} acts at the left wall of one dimension; "
+                "use boundary: closed and a domain of one interval, or stimulus: 0"
+            )
+        return self
+
+    @property
+    def walls(self) -> bool:
+        return self.boundary == "closed"
+
+    @property
+    def flux(self) -> Flux | None:
+        return self._flux if self.stimulus else None
+
+    def _flux(self, time: float) -> tuple[float, float]:
+        decayed = -self.stimulus * math.exp(-15 * time)
+        return decayed * time**3, decayed * (3 * time**2 - 15 * time**3)
+
     def diffusivities(self, instances: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        d = parameter(self, "diffusivity", instances)
+        d = parameter(self, "timescale" if self.diffusivity is None else "diffusivity", instances)
         return d, torch.full_like(d, self.recovery_diffusivity)
 
     def reaction(self, a: Tensor, b: Tensor, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlde.problems.drawn import PositiveOrListed, bounds, parameter
 from dlde.problems.periodic import Positive
-from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion
+from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion, Uniform
 
 
 class GrayScott(ReactionDiffusion):
@@ -31,7 +31,7 @@ class GrayScott(ReactionDiffusion):
     diffusivity_u: Positive = 0.2097
     diffusivity_v: Positive = 0.1049
     domain: Domain = ((0.0, 64.0), (0.0, 64.0))
-    initial_condition: Annotated[Blobs | Noise, Field(discriminator="kind")] = Blobs()
+    initial_condition: Annotated[Blobs | Noise | Uniform, Field(discriminator="kind")] = Blobs()
 
     def diffusivities(self, instances: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return (

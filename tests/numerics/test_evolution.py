@@ -48,6 +48,8 @@ def test_stencils_of_close_times_do_not_overlap():
     assert delta == pytest.approx(0.0125)
     assert np.diff([0.0, *times]).min() > 0
     assert stencil((0.0,), 1.0)[0] == []
+    many, _ = stencil(np.linspace(0, 10, 101).tolist(), 0.01)
+    assert_allclose(many[2::5], np.arange(8) * 1.3 + 0.1)
 
 
 def test_relative_size_is_the_worst_time_of_each_sample():

@@ -13,7 +13,7 @@ from dlde.problem import Interval, Solver
 from dlde.problems.drawn import parameter
 from dlde.problems.fitzhugh_nagumo_field import FitzHughNagumoField
 from dlde.problems.gray_scott import GrayScott
-from dlde.problems.reaction_diffusion import Blobs, Noise
+from dlde.problems.reaction_diffusion import Blobs, Noise, Uniform
 
 torch.set_num_threads(1)
 LINE = GrayScott(domain=((0.0, 64.0),), initial_condition=Blobs(count=3, radius=5.0))
@@ -266,6 +266,70 @@ def test_the_nerve_oscillates_with_its_period():
     assert np.diff(rising)[-1] == pytest.approx(2.13, abs=0.05)
 
 
+def test_walls_are_the_even_half_of_a_period():
+    """In both dimensions; the stored points include the ends."""
+    closed = SHEET.model_copy(update={"domain": ((0.0, 1.0), (0.0, 0.75)), "boundary": "closed"})
+    wall = closed.axes((21, 19))
+    assert [axis.boundary for axis in wall.values()] == ["wall", "wall"]
+    x, y = (axis.points for axis in wall.values())
+    v = 0.2 + 0.1 * np.cos(np.pi * x)[:, None] * np.cos(np.pi * y / 0.75)
+    given = {"v": v, "w": 0.5 * v, "timescale": np.array(0.02)}
+    given = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in given.items()}
+    times, solver = (0.0, 0.1), Solver(dt=5e-3)
+    solution = closed.solve(given, wall, times, solver)
+    periodic = SHEET.model_copy(update={"domain": ((0.0, 2.0), (0.0, 1.5))})
+    even = dict(given)
+    for name in "vw":
+        whole = torch.cat([given[name], given[name][:, 1:-1].flip(1)], dim=1)
+        even[name] = torch.cat([whole, whole[..., 1:-1].flip(2)], dim=2)
+    expected = periodic.solve(even, periodic.axes((40, 36)), times, solver)
+    for name in "vw":
+        assert_allclose(solution[name], expected[name][:, :, :21, :19], atol=1e-13)
+    defect = closed.defect(given, wall, times, solver)
+    assert max(defect.values()).max() < 1e-2
+
+
+def test_a_flux_at_the_wall_sets_off_the_wave():
+    """Against differences of second order with ghost points and scipy's LSODA, at rest before."""
+    problem = FitzHughNagumoField(
+        domain=((0.0, 1.0),), boundary="closed", stimulus=5e4, initial_condition=Uniform()
+    )
+    n, h = 65, 1 / 64
+
+    def slope(t, s):
+        v, w = s[:n], s[n:]
+        ghost = v[1] + 2 * h * 5e4 * t**3 * np.exp(-15 * t)
+        bent = (np.r_[v[1:], v[-2]] - 2 * v + np.r_[ghost, v[:-1]]) / h**2
+        reaction = (v * (v - 0.1) * (1 - v) - w + 0.05) / 0.015
+        return np.r_[0.015 * bent + reaction, 0.5 * v - 2 * w + 0.05]
+
+    times = (0.1, 0.5)
+    found = solve_ivp(slope, (0, 0.5), np.zeros(2 * n), t_eval=times, method="LSODA", rtol=1e-5, atol=1e-7)
+    axes = problem.axes((n,))
+    given = instances(problem, axes, 1)
+    solution = problem.solve(given, axes, times, Solver(dt=0.01, num_points=129))
+    for name, expected, bound in zip("vw", np.split(found.y.T, 2, axis=1), (1e-2, 2e-2), strict=True):
+        expected = torch.from_numpy(expected)
+        assert ((solution[name][0] - expected).norm(dim=1) < bound * expected.norm(dim=1)).all()
+    assert solution["v"].max() > 0.8
+    wave = problem.defect(given, axes, (0.5,), Solver(dt=0.01, num_points=129))
+    assert max(wave.values()) < 3e-2
+    # The ends are stored, and the slope at the left one is the flux.
+    start = problem.solve(given, axes, (0.1,), Solver(dt=5e-3, num_points=129))["v"][0, 0]
+    edge = (-25 * start[0] + 48 * start[1] - 36 * start[2] + 16 * start[3] - 3 * start[4]) / (12 * h)
+    assert edge == pytest.approx(-5e4 * 0.1**3 * np.exp(-1.5), rel=5e-2)
+
+
+def test_one_drawn_diffusivity_beside_a_fixed_one():
+    problem = LINE.model_copy(update={"diffusivity_u": Interval(low=0.1, high=0.3)})
+    axes = problem.axes((64,))
+    given = instances(problem, axes, 2)
+    together = problem.solve(given, axes, (5.0,), Solver(dt=1.0))
+    fixed = LINE.model_copy(update={"diffusivity_u": given["diffusivity_u"][1].item()})
+    alone = fixed.solve({name: given[name][1:] for name in "uv"}, axes, (5.0,), Solver(dt=1.0))
+    assert_allclose(alone["u"][0], together["u"][1], atol=1e-13)
+
+
 def test_blobs_lie_between_inside_and_outside():
     axes = PLANE.axes((48, 64))
     drawn = instances(PLANE, axes, 5)
@@ -304,6 +368,17 @@ def test_is_written_and_read_through_the_catalog(problem):
 def test_wrong_fields_are_refused(raw, message):
     with pytest.raises(SpecError, match=message):
         GrayScott.parse(raw, source="test")
+
+
+def test_a_stimulus_needs_a_wall():
+    with pytest.raises(SpecError, match="stimulus=1 acts at the left wall of one dimension; use boundary"):
+        FitzHughNagumoField.parse({"stimulus": 1.0}, source="test")
+    closed = FitzHughNagumoField(boundary="closed")  # blobs of 21 modes on twice the domain
+    with pytest.raises(GridError, match=r"num_points=22 along x: .* 21 modes needs at least 23"):
+        closed.axes((22,))
+    with pytest.raises(GridError, match=r"a solver on 32 points loses modes .*num_points >= 33"):
+        closed.check_solver(closed.axes((32,)), (1.0,), Solver())
+    closed.check_solver(closed.axes((33,)), (1.0,), Solver())
 
 
 def test_meaningless_grids_and_steps_are_refused():
