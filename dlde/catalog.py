@@ -35,7 +35,7 @@ PROBLEMS = {
     "fitzhugh-nagumo-field": "dlde.problems.fitzhugh_nagumo_field:FitzHughNagumoField",
     "geometric-brownian": "dlde.problems.geometric_brownian:GeometricBrownian",
     "gray-scott": "dlde.problems.gray_scott:GrayScott",
-    "heat-equation": "dlde.problems.heat:Heat",
+    "heat": "dlde.problems.heat:Heat",
     "hjb-lq": "dlde.problems.hjb_lq:HJBLQ",
     "korteweg-de-vries": "dlde.problems.korteweg_de_vries:KortewegDeVries",
     "kuramoto-sivashinsky": "dlde.problems.kuramoto_sivashinsky:KuramotoSivashinsky",

@@ -37,10 +37,11 @@ def has_rows(root: Path, rows: int) -> bool:
     return any(path.read_bytes().count(b"\n") >= rows for path in root.glob("runs/*/curves/fit.jsonl"))
 
 
-def children(process: subprocess.Popen[Any], named: str) -> list[psutil.Process]:
-    """The processes below one that have this word in their command line."""
+def children(process: subprocess.Popen[Any] | int, named: str) -> list[psutil.Process]:
+    """The processes below one (itself, or its id) that have this word in their command line."""
+    pid = process if isinstance(process, int) else process.pid
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):  # it may have ended meanwhile
             found += [child] if named in " ".join(child.cmdline()) else []
     return found

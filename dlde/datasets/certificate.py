@@ -204,17 +204,27 @@ def _order(recipe: Recipe, drawn: Sequence[Instance]) -> tuple[float | None, tup
 
     Of four solvers, each twice as fine as the one before, the differences of neighbours fall by 2^order.
     The recipe's own solver is among them where it is neither too fine for that (rounding) nor too coarse.
+    At the last stored time alone, since times in between shorten the steps; at an earlier one where a
+    chaotic solution has lost its accuracy by then.
     """
-    solvable, axes = recipe.solvable, recipe.axes
     stored = [time for time in recipe.times if time > 0] or list(recipe.times)
-    few = sorted({stored[i] for i in (len(stored) // 8, len(stored) // 2, len(stored) - 1)})
+    for time in dict.fromkeys(stored[i] for i in (-1, len(stored) // 2, len(stored) // 8)):
+        order, refinements = _order_at(recipe, drawn, time)
+        if order is not None:
+            return order, refinements
+    return None, ()
+
+
+def _order_at(
+    recipe: Recipe, drawn: Sequence[Instance], time: float
+) -> tuple[float | None, tuple[tuple[float, float], ...]]:
     solutions: dict[float, Solution | None] = {}
 
     def at(factor: float) -> Solution | None:
         if factor not in solutions:
-            solver = solvable.refined(recipe.solver, axes, factor)
+            solver = recipe.solvable.refined(recipe.solver, recipe.axes, factor)
             try:
-                found = None if solver is None else _double(solve(recipe, drawn, few, solver))
+                found = None if solver is None else _double(solve(recipe, drawn, [time], solver))
             except GridError:
                 found = None
             solutions[factor] = found if found is not None and _finite(found) else None
@@ -225,13 +235,9 @@ def _order(recipe: Recipe, drawn: Sequence[Instance]) -> tuple[float | None, tup
         levels = [found for factor in factors if (found := at(factor)) is not None]
         if len(levels) < 4:
             continue
-        differences = [_by_time(a, b) for a, b in itertools.pairwise(levels)]
-        clear = (differences[0] < COARSE) & (differences[-1] > NOISE)
-        if not clear.any():
-            continue
-        sizes = [float(difference[clear].square().mean().sqrt()) for difference in differences]
-        order = math.log2(sizes[0] / sizes[-1]) / 2
-        return order, tuple(zip(factors, sizes, strict=False))
+        sizes = [_size(recipe, a, b) for a, b in itertools.pairwise(levels)]
+        if sizes[0] < COARSE and sizes[-1] > NOISE:
+            return math.log2(sizes[0] / sizes[-1]) / 2, tuple(zip(factors, sizes, strict=False))
     return None, ()
 
 
@@ -257,19 +263,11 @@ def _relative(solution: Solution, reference: Solution) -> list[Tensor]:
     ]
 
 
-def _by_time(coarse: Solution, fine: Solution) -> Tensor:
-    """(time,): root mean square over samples of the largest variable's relative difference."""
-    found = []
-    for name, values in fine.items():
-        if values.ndim == 1:
-            continue  # a parameter: what is given does not depend on the solver
-        times = values.shape[1] if coarse[name].shape == values.shape and values.ndim > 1 else 1
-        flat = values.reshape(len(values), times, -1)
-        difference = (coarse[name] - values).reshape(len(values), times, -1)
-        scale = flat.norm(dim=2).amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        found.append((difference.norm(dim=2) / scale).square().mean(0).sqrt())
-    longest = max(len(one) for one in found)
-    return torch.stack([one.expand(longest) for one in found]).amax(0)
+def _size(recipe: Recipe, coarse: Solution, fine: Solution) -> float:
+    """Relative difference of the variable that differs most, as root mean square over samples."""
+    evolving = [name for name, variable in recipe.variables.items() if "time" in variable.dims]
+    differences = _relative(coarse, {name: fine[name] for name in evolving or fine})
+    return max(float(difference.square().mean().sqrt()) for difference in differences)
 
 
 def _ratio(difference: Tensor, reference: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,23 @@ from numpy.typing import NDArray
 from dlde.datasets import certificate, layout, parts, tolerance
 from dlde.datasets.certificate import Certificate
 from dlde.datasets.info import DatasetInfo, Statistics
+from dlde.datasets.loader import MEMORY, Loader, View, load
 from dlde.datasets.parts import Part, Record
 from dlde.datasets.recipe import Recipe
-from dlde.errors import DataError, GridError, StoreMismatchError, UnknownNameError, nearest
+from dlde.errors import (
+    DamagedDataError,
+    DataError,
+    GridError,
+    InputError,
+    StoreMismatchError,
+    UnknownNameError,
+    nearest,
+)
 from dlde.problem import Variable
 from dlde.spec import digest_of
 
 if TYPE_CHECKING:
+    import torch
     import xarray as xr
 
 
@@ -103,7 +113,7 @@ class Dataset:
         Every value is compared with what was committed: raises DamagedDataError naming parts and samples.
         """
         self._check_known(split, variable)
-        selection = self._selection(variable, time, every)
+        selection = self.selection(variable, time, every)
         result: NDArray[Any] | None = None
         counts = self.recipe.samples
         for start, values in parts.blocks(self.recipe, self.store, self._records, split, variable, counts):
@@ -153,6 +163,59 @@ class Dataset:
             for name in variables
         }
 
+    def loader(
+        self,
+        split: str,
+        views: Sequence[str] | Mapping[str, View],
+        *,
+        batch: int,
+        history: int = 0,
+        horizon: int = 0,
+        stride: int = 1,
+        shuffle: bool = True,
+        mix: int | Literal["fit"] | None = None,
+        normalise: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        memory: int = MEMORY,
+        recheck: bool = False,
+        threads: int = 2,
+        buffers: int = 3,
+    ) -> Loader:
+        """Batches of a split, by names of variables or as `View`s by a name of your own.
+
+        `loader.at(step)` gives (batch, [time,] *space) by name; what is read when is told in
+        `dlde.datasets.loader`. With `history` and `horizon`, an item is a window of history + horizon
+        frames that lie `stride` stored times apart: (batch, history + horizon, *space), of which the first
+        `history` are the input; views without times, or of one time, are given beside it.
+
+        `normalise` subtracts the mean of the training split and divides by its standard deviation, on the
+        device, in the precision `dtype` (None: as stored). `memory` bounds what is kept, in bytes; beyond
+        it there are `buffers` batches and a chunk for each of the `threads`. `mix`: blocks of chunks that
+        are shuffled with one another (None: all; "fit": as many as `memory` holds).
+
+        Raises UnknownNameError, GridError for times, grids and windows that are not stored, InputError.
+        """
+        if not isinstance(views, Mapping):
+            views = {name: View(name) for name in views}
+        if not views:
+            raise InputError("a loader of no variables; name at least one")
+        self._check_known(split, *(view.variable for view in views.values()))
+        source = load(
+            self, split, views, history=history, horizon=horizon, stride=stride, normalise=normalise,
+            dtype=dtype, device=device, memory=memory, recheck=recheck,
+        )  # fmt: skip
+        return Loader(source, batch=batch, shuffle=shuffle, mix=mix, threads=threads, buffers=buffers)
+
+    def damage(self, split: str, samples: Iterable[int]) -> DamagedDataError:
+        """The error for samples of a split that cannot be read; it names their parts, and the cure."""
+        damaged: dict[str, list[int]] = {}
+        for sample in samples:
+            if sample < self.recipe.samples[split]:
+                size = self.recipe.storage.part
+                damaged.setdefault(Part(split, sample // size, size).name, []).append(sample)
+        return parts.damage_error(self.recipe, self.store, damaged)
+
     def _check_known(self, split: str, *variables: str) -> None:
         if split not in self.recipe.samples:
             raise UnknownNameError(f"no split {split!r}; {nearest(split, self.recipe.samples)}", name=split)
@@ -162,8 +225,8 @@ class Dataset:
                     f"no variable {name!r}; {nearest(name, self.recipe.variables)}", name=name
                 )
 
-    def _selection(self, variable: str, time: int | None, every: int) -> tuple[int | slice, ...]:
-        """What to take of each of the variable's dimensions."""
+    def selection(self, variable: str, time: int | None, every: int) -> tuple[int | slice, ...]:
+        """What to take of each of the variable's dimensions. Raises GridError where that is not stored."""
         selection: list[int | slice] = []
         for dim in self.recipe.variables[variable].dims:
             if dim in self.recipe.variables[variable].sizes:

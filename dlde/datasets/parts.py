@@ -190,7 +190,7 @@ def commit(
     digests = {name: sample_digests(name, array) for name, array in values.items()}
     with disk_full_named(store):
         for name, array in values.items():
-            _write(store, recipe, part, name, array)
+            write(store, recipe, part, name, array)
     held = len(next(iter(values.values())))
     damaged = verify(recipe, store, part, Record(digests, []), held)
     if damaged:
@@ -205,7 +205,7 @@ def commit(
     write_json(record_path(store, part), {**plain, "checksum": digest_of(plain)})
 
 
-def _write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:
+def write(store: Path, recipe: Recipe, part: Part, name: str, values: Values) -> None:
     """Whole chunks, each written once and atomically, on disk before this returns."""
     array = open_array(store, part.split, name, "r+")
     with zarr.config.set({"array.write_empty_chunks": True}):

@@ -44,6 +44,14 @@ def time_derivative(states: Tensor, delta: float) -> tuple[Tensor, Tensor]:
     return middle, (8 * (after - before) - (after_2 - before_2)) / (12 * delta)
 
 
+def rounding(field: Tensor, delta: float, precision: str) -> Tensor:
+    """What differences in time can make of rounding errors in a field, amply; a term for `relative_size`.
+
+    It keeps the defect of a state at rest, where all terms are rounding errors, from looking large.
+    """
+    return field * (1e3 * torch.finfo(getattr(torch, precision)).eps / delta)
+
+
 def relative_size(defect: Tensor, terms: Sequence[Tensor]) -> Tensor:
     """(batch,): the largest over time of |defect| / (size of the largest term), sizes in L2 per sample.
 

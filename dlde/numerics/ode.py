@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.integrate import DOP853, RK45
 from torch import Tensor
 
@@ -67,6 +68,28 @@ def stability_radius(scheme: Scheme) -> float:
     radii = np.arange(1, 1000) / 100
     growth = np.abs(np.polyval(polynomial, radii[:, None] * rays)).max(1)
     return float(radii[np.argmax(growth > 1.01) - 1])
+
+
+def eigenvalues(field: VectorField, y: Tensor) -> NDArray[np.complex128]:
+    """Of the Jacobians of f(0, .) at states (batch, components), flat; by central differences, to 1e-8 or so.
+
+    States where they are not finite are left out.
+    """
+    size = 1e-6 * max(1.0, float(y.abs().max()))
+    columns = [
+        (field(0.0, y + shift) - field(0.0, y - shift)) / (2 * size)
+        for shift in size * torch.eye(y.shape[1], dtype=y.dtype)
+    ]
+    jacobians = torch.stack(columns, -1).numpy()
+    finite = jacobians[np.isfinite(jacobians).all((1, 2))]
+    found: NDArray[np.complex128] = np.linalg.eigvals(finite).ravel().astype(complex)
+    return found
+
+
+def rounded_down(step: float) -> str:
+    """A step to three digits, as a message names the largest one: accepted when it is given back."""
+    scale = 10.0 ** (math.floor(math.log10(step)) - 2)
+    return f"{math.floor(step / scale) * scale:.3g}"
 
 
 def stretches(times: Sequence[float], dt: float) -> list[tuple[float, int]]:

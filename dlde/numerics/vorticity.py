@@ -6,6 +6,8 @@ units of the box.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ class VorticityAdvection:
         cut = transform.cuts[0]
         self._rows = [cut + 1, cut]
         self._curl = torch.from_numpy(curl).to(like)[:, None]
+        self._curls = torch.split(self._curl, self._rows, dim=2)
         # doubled, for (re, im) pairs: a complex by real product would first promote the real factor
         doubled = (
             torch.from_numpy(flux)
@@ -38,49 +41,45 @@ class VorticityAdvection:
             .expand(-1, -1, -1, -1, 2)
         )
         self._flux = torch.split(doubled.contiguous(), self._rows, dim=2)
-        self._buffers: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._buffers: dict[int, tuple[Any, ...]] = {}
 
     def velocity(self, w: Tensor) -> Tensor:
         """Coefficients (2, batch, *modes) of u and v."""
         return self._curl * w
 
     def __call__(self, w: Tensor) -> Tensor:
-        low, high = self._rows
-        num_x, num_y = self.transform.num_points
-        modes = w.shape[-1]
-        columns, padded, products = self._buffers_for(w)
-        for rows, curl, part in zip(
-            (columns[:, :, :low], columns[:, :, -high:]),
-            torch.split(self._curl, self._rows, dim=2),
-            torch.split(w, self._rows, dim=1),
-            strict=True,
-        ):
+        columns, blocks, padded, kept, products, flux_difference, flux_product = self._buffers_for(w)
+        for part, curl, rows in zip(torch.split(w, self._rows, dim=1), self._curls, blocks, strict=True):
             torch.mul(part, curl, out=rows)
-        padded[..., :modes] = torch.fft.ifft(columns, dim=-2, norm="forward")
-        u, v = torch.fft.irfft(padded, n=num_y, norm="forward")
-        difference, product = products
-        torch.mul(v, v, out=difference).addcmul_(u, u, value=-1)
-        torch.mul(u, v, out=product)
-        kept = torch.fft.rfft(products, norm="forward")[..., :modes]
-        spectrum = torch.view_as_real(torch.fft.fft(kept, dim=-2, norm="forward"))
+        kept.copy_(torch.fft.ifft(columns, dim=-2, norm="forward"))
+        u, v = torch.fft.irfft(padded, n=products.shape[-1], norm="forward")
+        torch.mul(v, v, out=flux_difference).addcmul_(u, u, value=-1)
+        torch.mul(u, v, out=flux_product)
+        spectrum = torch.fft.rfft(products, norm="forward")[..., : w.shape[-1]]
+        spectrum = torch.view_as_real(torch.fft.fft(spectrum, dim=-2, norm="forward"))
         out = torch.empty_like(w)
+        low, high = self._rows
         for target, source, flux in zip(
             torch.split(torch.view_as_real(out), self._rows, dim=1),
-            (spectrum[:, :, :low], spectrum[:, :, num_x - high :]),
+            (spectrum[:, :, :low], spectrum[:, :, -high:]),
             self._flux,
             strict=True,
         ):
             torch.mul(source[0], flux[0], out=target).addcmul_(source[1], flux[1])
         return out
 
-    def _buffers_for(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients on all rows, the same on all columns (both zero where no mode is), and fields."""
+    def _buffers_for(self, w: Tensor) -> tuple[Any, ...]:
+        """For that many samples: coefficients of the velocity on all rows (with the blocks of rows that
+
+        are not zero), on all columns (with those that are not zero), and the two products (and each).
+        """
         batch, modes = w.shape[0], w.shape[-1]
         if batch not in self._buffers:
             num_x, num_y = self.transform.num_points
-            self._buffers[batch] = (
-                w.new_zeros(2, batch, num_x, modes),
-                w.new_zeros(2, batch, num_x, num_y // 2 + 1),
-                w.real.new_empty(2, batch, num_x, num_y),
-            )
+            low, high = self._rows
+            columns = w.new_zeros(2, batch, num_x, modes)
+            padded = w.new_zeros(2, batch, num_x, num_y // 2 + 1)
+            products = w.real.new_empty(2, batch, num_x, num_y)
+            blocks = (columns[:, :, :low], columns[:, :, -high:])
+            self._buffers[batch] = (columns, blocks, padded, padded[..., :modes], products, *products)
         return self._buffers[batch]

@@ -27,7 +27,7 @@ class AllenCahn(AnyDimension):
     degree: ClassVar[int] = 3
     coefficients: ClassVar[dict[str, str]] = {"diffusivity": "diffusivity", "rate": "rate of separation"}
     state: ClassVar[dict[str, str]] = {"u": "order parameter"}
-    thresholds: ClassVar[Thresholds] = Thresholds()
+    thresholds: ClassVar[Thresholds] = Thresholds(order=2.8)  # long steps are stiff at the start
 
     diffusivity: Positive = 0.01
     rate: Positive = 5.0

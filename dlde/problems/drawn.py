@@ -1,4 +1,4 @@
-"""Parameters that every instance may draw anew: a field `Positive` of a problem that is an `Interval`.
+"""Parameters that every instance may draw anew: fields of a problem that are an `Interval` or a `OneOf`.
 
 A drawn one is an entry of the instance, a scalar, and is stored as a variable without dimensions.
 """
@@ -6,23 +6,79 @@ A drawn one is an entry of the instance, a scalar, and is stored as a variable w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import (
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from torch import Tensor
 
 from dlde.errors import InputError
 from dlde.problem import Array, Interval, Problem, Variable
+from dlde.problems.periodic import Positive
+from dlde.spec import Spec
+
+
+class OneOf(Spec):
+    """A parameter that every instance draws from a list, at a place that all lists of a problem share.
+
+    So lists of the same length in two fields are a list of pairs.
+    """
+
+    one_of: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+_ONE_OF: TypeAdapter[OneOf] = TypeAdapter(OneOf)
+_POSITIVE: TypeAdapter[float | Interval] = TypeAdapter(Positive)
+
+
+def _by_key(value: Any, handler: ValidatorFunctionWrapHandler) -> float | Interval | OneOf:
+    """One of the two by what is given, so that a mistake is told once and for the right one."""
+    if isinstance(value, OneOf) or (isinstance(value, Mapping) and "one_of" in value):
+        return _ONE_OF.validate_python(value)
+    return _POSITIVE.validate_python(value)
+
+
+# A positive number for all instances, or what each draws its own from.
+PositiveOrListed = Annotated[float | Interval | OneOf, WrapValidator(_by_key)]
 
 
 def drawn_names(problem: Problem) -> list[str]:
-    """The fields that are intervals, in order."""
-    return [name for name in type(problem).model_fields if isinstance(getattr(problem, name), Interval)]
+    """The fields that instances draw, in order."""
+    return [
+        name for name in type(problem).model_fields if isinstance(getattr(problem, name), Interval | OneOf)
+    ]
+
+
+def check_lists(problem: Problem) -> None:
+    """Refuse lists of unequal length. Raises ValueError, for a validator."""
+    lengths = {
+        name: len(value.one_of)
+        for name in drawn_names(problem)
+        if isinstance(value := getattr(problem, name), OneOf)
+    }
+    if len(set(lengths.values())) > 1:
+        told = " and ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"one_of: {told} values; lists are drawn at one place, so give equally many")
 
 
 def draw_parameters(problem: Problem, generator: np.random.Generator) -> dict[str, Array]:
-    """One value of each; consumes one uniform number for each."""
-    return {name: np.asarray(getattr(problem, name).draw(generator)) for name in drawn_names(problem)}
+    """One value of each; consumes one uniform number for each interval, and one for all lists."""
+    found, place = {}, None
+    for name in drawn_names(problem):
+        value = getattr(problem, name)
+        if isinstance(value, Interval):
+            found[name] = np.asarray(value.draw(generator))
+            continue
+        place = generator.random() if place is None else place
+        found[name] = np.asarray(value.one_of[int(place * len(value.one_of))])
+    return found
 
 
 def parameter_variables(problem: Problem) -> dict[str, Variable]:
@@ -30,15 +86,17 @@ def parameter_variables(problem: Problem) -> dict[str, Variable]:
     return {name: Variable(dims=(), long_name=name.replace("_", " ")) for name in drawn_names(problem)}
 
 
-def bounds(value: float | Interval) -> tuple[float, float]:
+def bounds(value: float | Interval | OneOf) -> tuple[float, float]:
     """The least and the largest value of a parameter."""
+    if isinstance(value, OneOf):
+        return (min(value.one_of), max(value.one_of))
     return (value.low, value.high) if isinstance(value, Interval) else (value, value)
 
 
 def parameter(problem: Problem, name: str, instances: Mapping[str, Tensor]) -> Tensor:
     """Its values (batch,) in float64, or (1,) where all samples share one; on the instances' device."""
     value = getattr(problem, name)
-    if isinstance(value, Interval):
+    if isinstance(value, Interval | OneOf):
         return instances[name].double()
     device = next(iter(instances.values())).device
     return torch.tensor([value], dtype=torch.float64, device=device)
@@ -53,7 +111,11 @@ def check_instances(problem: Problem, instances: Mapping[str, Tensor], fields: S
     expected = [*fields, *scalars]
     if sorted(instances) != sorted(expected):
         fixed = [name for name in instances if name in type(problem).model_fields and name not in scalars]
-        cure = f"; {fixed[0]} is fixed by the problem, give it an interval {{low, high}}" if fixed else ""
+        cure = (
+            f"; {fixed[0]} is fixed by the problem, give it an interval {{low, high}} to have one a sample"
+            if fixed
+            else ""
+        )
         raise InputError(f"instances hold {sorted(instances)}, expected {sorted(expected)}{cure}")
     count = len(instances[fields[0]])
     for name in scalars:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from dlde.problems.drawn import bounds, parameter
+from dlde.problems.drawn import PositiveOrListed, bounds, parameter
 from dlde.problems.periodic import Positive
 from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion
 
@@ -18,6 +18,7 @@ class GrayScott(ReactionDiffusion):
 
     Spots, stripes and waves by feed and kill: Pearson, Science 261 (1993), whose D_u = 2 D_v = 2e-5 on a
     square of 2.5 is, in lengths of 1 / 100, about that of the default: D_u = 0.2097 on a square of 64.
+    `feed` and `kill` may be lists, {one_of: [...]}, from which an instance draws one pair.
     Periodic, in one dimension or two; see `ReactionDiffusion` for the solver.
     """
 
@@ -25,8 +26,8 @@ class GrayScott(ReactionDiffusion):
     state: ClassVar[dict[str, str]] = {"u": "concentration of the substrate", "v": "of the catalyst"}
     rates: ClassVar[tuple[str, ...]] = ("feed", "kill")
 
-    feed: Positive = 0.03
-    kill: Positive = 0.057
+    feed: PositiveOrListed = 0.03
+    kill: PositiveOrListed = 0.057
     diffusivity_u: Positive = 0.2097
     diffusivity_v: Positive = 0.1049
     domain: Domain = ((0.0, 64.0), (0.0, 64.0))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlde.errors import InputError
 from dlde.numerics.spectral import Transform, derivative
-from dlde.problem import Array, Axis, Exact, Interval, Thresholds
+from dlde.problem import Array, Axis, Exact, Interval
 from dlde.problems.initial_conditions import GaussianField, InitialCondition, Sine, Waves
 from dlde.problems.periodic import (
     Change,
@@ -65,7 +65,6 @@ class KortewegDeVries(PeriodicEquation, Exact):
     version: ClassVar[str] = "1"
     coefficients: ClassVar[dict[str, str]] = {"dispersion": "coefficient of u_xxx"}
     state: ClassVar[dict[str, str]] = {"u": "elevation"}
-    thresholds: ClassVar[Thresholds] = Thresholds()
 
     dispersion: Positive = 1.0
     domain: tuple[float, float] = (0.0, 32.0)

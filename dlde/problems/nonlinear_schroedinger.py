@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlde.errors import InputError
 from dlde.numerics.spectral import Transform, derivative
-from dlde.problem import Array, Axis, Exact, Interval, Thresholds
+from dlde.problem import Array, Axis, Exact, Interval
 from dlde.problems.initial_conditions import InitialCondition, Waves
 from dlde.problems.periodic import (
     Change,
@@ -74,7 +74,6 @@ class NonlinearSchroedinger(PeriodicEquation, Exact):
     degree: ClassVar[int] = 3
     coefficients: ClassVar[dict[str, str]] = {"focusing": "strength of focusing"}
     state: ClassVar[dict[str, str]] = {"psi_re": "real part of psi", "psi_im": "imaginary part of psi"}
-    thresholds: ClassVar[Thresholds] = Thresholds()
 
     focusing: Real = 1.0
     domain: tuple[float, float] = (-10.0, 10.0)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -30,7 +29,15 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, mod
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
-from dlde.numerics.ode import ORDERS, Scheme, solve_ode, stability_radius, stretches
+from dlde.numerics.ode import (
+    ORDERS,
+    Scheme,
+    eigenvalues,
+    rounded_down,
+    solve_ode,
+    stability_radius,
+    stretches,
+)
 from dlde.numerics.quintic_spline import Spline
 from dlde.problem import Array, Axis, Exact, Interval, Solver, Thresholds, Variable
 from dlde.problems.driving_force import AnyForce
@@ -83,7 +90,8 @@ class ODESystem(Trajectory):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.order = ORDERS[cls.scheme]
+        if "order" not in cls.__dict__:  # else the vector field has fewer derivatives
+            cls.order = ORDERS[cls.scheme]
 
     @model_validator(mode="after")
     def _one_start_for_each(self) -> Self:
@@ -182,11 +190,11 @@ class ODESystem(Trajectory):
             (end - begin) / max(1, count)
             for begin, (end, count) in zip(begins, stretches(times, solver.dt), strict=True)
         )
-        rate, radius = _fastest_rate(self), stability_radius(self.scheme)
+        rate, radius = self._fastest_rate(), stability_radius(self.scheme)
         if longest * rate > radius:
             raise GridError(
                 f"solver.dt={solver.dt:g} is not stable with {self.scheme}: the linearised equation has "
-                f"rates up to {rate:.3g} at its starts; use solver.dt <= {_rounded_down(radius / rate)}"
+                f"rates up to {rate:.3g} at its starts; use solver.dt <= {rounded_down(radius / rate)}"
             )
 
     def solve(
@@ -220,10 +228,10 @@ class ODESystem(Trajectory):
         The differences are taken in the middle between two times, over a fraction of the solver's step.
         """
         knots = [0.0, *times] if times[0] else list(times)
+        if len(knots) < 2:
+            return {}
         near = min(solver.dt, *np.diff(knots)) / 16
         middles = [(begin + end) / 2 for begin, end in pairwise(knots)]
-        if not middles:
-            return {}
         around = [middle + shift * near for middle in middles for shift in (-2, -1, 0, 1, 2)]
         states = self.solve(instances, axes, around, solver)["state"].double()
         states = states.reshape(len(states), len(middles), 5, -1)
@@ -239,6 +247,19 @@ class ODESystem(Trajectory):
         """The invariants at all times."""
         y = solution["state"].double()
         return self.invariants(y, {name: value[:, None] for name, value in self._values(solution, y).items()})
+
+    def _fastest_rate(self) -> float:
+        """Largest |eigenvalue| of the Jacobian at random starts and the visited states, at time 0."""
+        generator = np.random.default_rng(0)
+        samples = [self.draw(generator, {}) for _ in range(_PROBED)]
+        given = {name: torch.from_numpy(np.stack([one[name] for one in samples])) for name in samples[0]}
+        start = given["start"]
+        p = self._values(given, start)
+        if "force" in given:
+            p["force"] = given["force"][:, 0]
+        states = [start, *(start.new_tensor(state).expand_as(start) for state in self.visited)]
+        rates = [np.abs(eigenvalues(lambda t, y: self.vector_field(t, y, p), state)) for state in states]
+        return float(max(rate.max(initial=0.0) for rate in rates))
 
     def _values(self, given: Mapping[str, Tensor], like: Tensor) -> dict[str, Tensor]:
         """All parameters (batch,), in float64 on the device of `like`."""
@@ -306,28 +327,3 @@ def drawn(value: float | Interval, generator: np.random.Generator) -> float:
 def _bare(annotation: Any) -> Any:
     """A type without the conditions on its values."""
     return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
-
-
-@lru_cache(maxsize=64)
-def _fastest_rate(system: ODESystem) -> float:
-    """Largest |eigenvalue| of the Jacobian at random starts and the visited states, at time 0."""
-    generator = np.random.default_rng(0)
-    samples = [system.draw(generator, {}) for _ in range(_PROBED)]
-    instances = {name: torch.from_numpy(np.stack([one[name] for one in samples])) for name in samples[0]}
-    start, p = system._read(instances)
-    field = system._field(p)
-    rates = [0.0]
-    for y in (start, *(start.new_tensor(state).expand_as(start) for state in system.visited)):
-        columns = []
-        for shift in torch.eye(y.shape[1], dtype=y.dtype) * 1e-6 * max(1.0, float(y.abs().max())):
-            columns.append((field(0.0, y + shift) - field(0.0, y - shift)) / (2 * shift.max()))
-        jacobians = torch.stack(columns, -1).numpy()
-        finite = jacobians[np.isfinite(jacobians).all((1, 2))]
-        rates += np.abs(np.linalg.eigvals(finite)).ravel().tolist()
-    return max(rates)
-
-
-def _rounded_down(step: float) -> str:
-    """To three digits, so that it is accepted when given back."""
-    scale = 10.0 ** (np.floor(np.log10(step)) - 2)
-    return f"{np.floor(step / scale) * scale:.3g}"

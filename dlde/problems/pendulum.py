@@ -16,8 +16,8 @@ class Pendulum(ODESystem):
 
     `gravity` is g / l; `stiffness` is that of a torsional spring, force and friction are those of a unit
     of inertia. The defaults, from rest under a random force, are Lu, Jin & Karniadakis, DeepONet (2019),
-    arXiv 1910.03193; with gravity 9.81, stiffness 0.5 and friction 0.01 it is the pendulum of Bin Waheed
-    et al.'s hypersolvers, arXiv 2203.08072.
+    arXiv 1910.03193; with gravity 9.81, stiffness 0.5 and friction 0.01 it is the pendulum of Berto,
+    Massaroli, Poli & Park, Neural solvers for optimal control (2022), arXiv 2203.08072.
     """
 
     components: ClassVar = ("angle", "velocity")

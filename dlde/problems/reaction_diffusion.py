@@ -18,6 +18,7 @@ from dlde.numerics.evolution import (
     largest_stable_step,
     refined_to,
     relative_size,
+    rounding,
     stencil,
     time_derivative,
 )
@@ -25,6 +26,7 @@ from dlde.numerics.spectral import Stepper, Transform
 from dlde.problem import Array, Axis, Problem, Solvable, Solver, Thresholds, Variable
 from dlde.problems.drawn import (
     check_instances,
+    check_lists,
     draw_parameters,
     drawn_names,
     parameter,
@@ -136,6 +138,7 @@ class ReactionDiffusion(Problem, Solvable):
         for name, (start, stop) in zip("xy", self.domain, strict=False):
             if stop <= start:
                 raise ValueError(f"domain of {name} is ({start:g}, {stop:g}): expected start < stop")
+        check_lists(self)
         return self
 
     @property
@@ -244,7 +247,8 @@ class ReactionDiffusion(Problem, Solvable):
             field, slope, change = now[:, :, which], rate[:, :, which], reactions[which]
             bent = [difference(field, 2, spacing[dim], dim) for dim in dims]
             diffusion = diffusivity.view(shape) * torch.stack(bent).sum(0)
-            found[name] = relative_size(slope - diffusion - change, [slope, diffusion, change])
+            noise = rounding(field, delta, solver.precision)
+            found[name] = relative_size(slope - diffusion - change, [slope, diffusion, change, noise])
         return found
 
     def _states(

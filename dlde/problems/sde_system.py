@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
+from dlde.numerics.ode import eigenvalues, rounded_down
 from dlde.numerics.sde import euler_maruyama, milstein
 from dlde.problem import Array, Axis, Solver, Thresholds, Variable
 from dlde.problems.driving_path import DrivingPath
@@ -103,7 +104,22 @@ class SDESystem(Trajectory):
         }
 
     def check_solver(self, axes: Mapping[str, Axis], times: Sequence[float], solver: Solver) -> None:
-        self.path.check(times, solver)
+        """Refuse what the path cannot be followed with, and steps that are not stable at the start.
+
+        Raises GridError. Without noise, a decaying solution of the linearised equation may not grow.
+        """
+        step = self.path.step(times, solver) * self.path.spacing
+        start = self.initial(torch.zeros(1, 1, self.num_drivers, dtype=torch.float64))
+        rates = eigenvalues(self.drift_at, start)
+        rates = rates[rates.real < 0]
+        # |1 + rate step| = 1.01: as much is let pass, for oscillations that hardly decay
+        squares = np.abs(rates) ** 2
+        longest = (-rates.real + np.sqrt(rates.real**2 + (1.01**2 - 1) * squares)) / squares
+        if step > longest.min(initial=np.inf):
+            raise GridError(
+                f"solver.dt={solver.dt:g} is not stable: the linearised drift decays at up to "
+                f"{-rates.real.min():.3g} at the start; use solver.dt <= {rounded_down(longest.min())}"
+            )
 
     def refined(self, solver: Solver, axes: Mapping[str, Axis], factor: float) -> Solver | None:
         """By a step that the path can be followed with; None where there is none."""

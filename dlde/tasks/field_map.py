@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dlde import figures, metrics
 from dlde.datasets.info import DatasetInfo
+from dlde.datasets.loader import MEMORY, Held, Loader, View
 from dlde.errors import GridError, SpecError, nearest
 from dlde.method import ArraySpec, DataInfo, Dim, Evaluation, Operation, Run, Terms
 from dlde.problem import Axis
@@ -69,10 +70,22 @@ class FieldMap(Spec):
         return {name: _thinned(axis, every) for name, axis in _axes(data, self.input).items()}
 
     def pairs(self, run: Run, *, batch: int) -> Pairs:
-        """The training split, on the grid to train on."""
-        data = run.info.data[ROLE]
-        inputs, targets = self._read(run, "train", self._every(data))
-        return Pairs(inputs, targets, batch=batch, floor=self._floor(data))
+        """The training split, on the grid to train on: in memory where it fits, else read ahead of use."""
+        data, device = run.info.data[ROLE], run.device
+        every, floor = self._every(data), self._floor(data)
+        if 2 * 4 * data.samples["train"] * self._num_points(data, every) <= MEMORY:
+            return Pairs(*self._read(run, "train", every), batch=batch, floor=floor)
+        views = {
+            "inputs": View(self.input, self._input_time(data), every, channel=True),
+            "targets": View(self.output, self._output_time(data), every, channel=True),
+        }
+        dataset = run.data[ROLE]
+        return Pairs.of(
+            dataset.loader(
+                "train", views, batch=batch, mix="fit", dtype=torch.float32, device=device, memory=MEMORY
+            ),
+            floor=floor,
+        )
 
     def evaluate(self, model: nn.Module, run: Run, *, minimum: int) -> Evaluation:
         """The test split at every resolution that the stored grid can be thinned out to.
@@ -145,6 +158,9 @@ class FieldMap(Spec):
             _field(dataset, split, self.output, self._output_time(data), every, run.device),
         )
 
+    def _num_points(self, data: DatasetInfo, every: int) -> int:
+        return math.prod(_thinned(axis, every).num_points for axis in _axes(data, self.input).values())
+
     def _input_time(self, data: DatasetInfo) -> int | None:
         return _time_index(data, self.input, "input_time", self.input_time, otherwise=0)
 
@@ -190,51 +206,59 @@ class FieldMap(Spec):
 
 
 class Pairs:
-    """Inputs and targets in memory, in batches: every sample exactly once in each epoch.
+    """Inputs and targets in batches: every sample exactly once in each epoch.
 
     Epochs follow one another without a gap; where the batch does not divide the number of
     samples, a batch reaches into the next epoch, so that all are full.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, *, batch: int, floor: float) -> None:
-        self.inputs, self.targets = inputs, targets
-        self.batch, self.floor = batch, floor
-        self._orders: dict[int, Tensor] = {}
+        """Of tensors in memory (sample, *space, channel)."""
+        self._loader = Loader(Held({"inputs": inputs, "targets": targets}), batch=batch)
+        self.floor = floor
+
+    @classmethod
+    def of(cls, loader: Loader, *, floor: float) -> Pairs:
+        """Of batches of `inputs` and `targets`."""
+        pairs = cls.__new__(cls)
+        pairs._loader, pairs.floor = loader, floor
+        return pairs
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs. Raises InputError where they are not in memory."""
+        return self._loader.whole()["inputs"]
+
+    @property
+    def targets(self) -> Tensor:
+        """All targets. Raises InputError where they are not in memory."""
+        return self._loader.whole()["targets"]
 
     def at(self, step: int, run: Run) -> tuple[Tensor, Tensor]:
-        """This worker's share of the batch: inputs and targets (batch / workers, *space, channel)."""
-        chosen = self.samples(step, run)
-        return self.inputs[chosen], self.targets[chosen]
+        """This worker's share of the batch: inputs and targets (batch / workers, *space, channel).
+
+        Valid until the next call: where they are read ahead, their memory is used again.
+        """
+        batch = self._loader.at(step, run)
+        return batch["inputs"], batch["targets"]
 
     def whole(self, run: Run) -> tuple[Tensor, Tensor]:
-        """This worker's share of all pairs."""
-        return run.share(self.inputs), run.share(self.targets)
+        """This worker's share of all pairs. Raises InputError where they are not in memory."""
+        whole = self._loader.whole(run)
+        return whole["inputs"], whole["targets"]
 
     def samples(self, step: int, run: Run) -> Tensor:
         """Numbers of the samples in this worker's share of the batch."""
-        return run.share(self.indices(step, run))
+        return self._loader.samples(step, run)
 
     def indices(self, step: int, run: Run) -> Tensor:
         """The whole batch's samples (batch,): a function of the run's seed and the step alone."""
-        start, stop = step * self.batch, (step + 1) * self.batch
-        pieces = []
-        while start < stop:
-            epoch, offset = divmod(start, len(self.inputs))
-            pieces.append(self._order(epoch, run)[offset : offset + stop - start])
-            start += len(pieces[-1])
-        return torch.cat(pieces)
+        return self._loader.items(step, run)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Terms:
         """Mean relative error over the samples; one that has vanished counts by the floor."""
         inputs, targets = batch
         return {"relative_l2": metrics.relative_l2(model(inputs), targets, self.floor).mean()}
-
-    def _order(self, epoch: int, run: Run) -> Tensor:
-        if epoch not in self._orders:
-            self._orders = {known: order for known, order in self._orders.items() if known == epoch - 1}
-            order = torch.randperm(len(self.inputs), generator=run.generator("shuffle", epoch))
-            self._orders[epoch] = order.to(self.inputs.device)
-        return self._orders[epoch]
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def plugin() -> Iterator[None]:
 
 
 HEAT: dict[str, Any] = {
-    "problem": {"name": "heat"},
+    "problem": {"name": "slab"},
     "num_points": [32],
     "times": {"stop": 1.0, "count": 3},
     "samples": {"train": 20, "test": 5},
@@ -43,6 +43,6 @@ def heat() -> Callable[..., Recipe]:
     """A small recipe; keywords replace its fields."""
 
     def make(**fields: Any) -> Recipe:
-        return Recipe.parse({"name": "heat", **HEAT, **fields}, source="test")
+        return Recipe.parse({"name": "slab", **HEAT, **fields}, source="test")
 
     return make

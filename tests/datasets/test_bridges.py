@@ -33,7 +33,7 @@ from dlde.problems.recorded import Condition, Recorded
 
 Import = Callable[..., Imported]
 PHASES = (Phase.explicit, Phase.generate)  # to shrink takes minutes of stores
-EXAMPLES = int(os.environ.get("BRIDGE_EXAMPLES", "6"))  # a store each way: about a third of a second
+EXAMPLES = int(os.environ.get("BRIDGE_EXAMPLES", "4"))  # a store each way: about a third of a second
 RANDOM = np.random.default_rng(0)
 
 
@@ -213,7 +213,7 @@ def sets(draw: Any, format: str) -> tuple[dict[str, Any], list[str], list[str]]:
     known = {**sizes, "component": space, "row": space, "column": space, "channel": 2, "part": 3}
     count = 1 if forms[0][-1:] == ("channel",) else draw(st.integers(1, 3))
     for number in range(count):
-        form = draw(st.sampled_from(forms))
+        form = draw(st.sampled_from(forms[:2] if number == 0 else forms))  # the first lies on the grid
         dtype = np.dtype(draw(dtypes))
         shape = (samples, *(known[dim] for dim in form))
         elements = (
@@ -271,7 +271,8 @@ def test_round_trip_to_the_bit(format: str, data: Any) -> None:
 
 
 def well(path: Path, **changes: Any) -> Path:
-    """A file as The Well describes it: 2 trajectories, 3 times, 4 x 5 points."""
+    """A file as The Well describes it: 2 trajectories, 3 times, 4 x 5 points; always the same values."""
+    random = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
         file.attrs.update(
             dataset_name="example", grid_type="cartesian", n_spatial_dims=2, n_trajectories=2,
@@ -297,7 +298,7 @@ def well(path: Path, **changes: Any) -> Path:
         for group, fields in layout.items():
             file.create_group(group).attrs["field_names"] = list(fields)
             for name, (shape, samples, time, dims) in fields.items():
-                file[group][name] = RANDOM.standard_normal(shape).astype("f4")
+                file[group][name] = random.standard_normal(shape).astype("f4")
                 file[group][name].attrs.update(sample_varying=samples, time_varying=time)
                 if dims is not None:
                     file[group][name].attrs["dim_varying"] = dims
@@ -352,8 +353,8 @@ def test_the_well_keeps_its_order_boundaries_and_parameters(bring: Import, tmp_p
 
 
 def test_a_generated_set_goes_out_and_comes_back(bring: Import, tmp_path: Path) -> None:
-    raw = {"problem": {"name": "heat"}, "num_points": [16], "times": [0.0, 0.5], "samples": {"train": 5}}
-    made = generate(Recipe.parse({"name": "heat", **raw}, source="test"), tmp_path / "root")
+    raw = {"problem": {"name": "slab"}, "num_points": [16], "times": [0.0, 0.5], "samples": {"train": 5}}
+    made = generate(Recipe.parse({"name": "slab", **raw}, source="test"), tmp_path / "root")
     for format in WRITERS:
         (file,) = export(made.dataset, format, tmp_path / format).values()
         assert bring(splits=[f"train={file}"], name=format).generated.digest == made.digest

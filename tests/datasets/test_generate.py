@@ -119,7 +119,7 @@ def test_threads_of_the_caller_are_left_alone(heat: Heat, tmp_path: Path) -> Non
 def test_samples_that_are_not_finite_are_replaced_and_named(heat: Heat, tmp_path: Path) -> None:
     """About a sixth of all draws exceed one standard deviation; the others stay as they were."""
     plain = generate(heat(), tmp_path).dataset
-    done = generate(heat(problem={"name": "heat", "fails_above": 1.0}), tmp_path)
+    done = generate(heat(problem={"name": "slab", "fails_above": 1.0}), tmp_path)
     replaced = done.dataset.quarantined
     assert 1 <= len(replaced) <= 12
     assert {"split", "sample", "attempt", "instance"} <= set(replaced[0])
@@ -134,7 +134,7 @@ def test_samples_that_are_not_finite_are_replaced_and_named(heat: Heat, tmp_path
 
 
 def test_a_recipe_that_never_works_names_the_samples(heat: Heat, tmp_path: Path) -> None:
-    recipe = heat(problem={"name": "heat", "fails_above": -9.0}, samples={"train": 10})
+    recipe = heat(problem={"name": "slab", "fails_above": -9.0}, samples={"train": 10})
     with pytest.raises(
         NonFiniteError, match=r"train samples \[0, 1, 2, 3, 4, 5, 6, 7\] is not finite"
     ) as error:

@@ -63,7 +63,7 @@ def test_identity_leaves_out_counts_name_and_description(heat: Heat) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"problem": {"name": "heat", "diffusivity": 0.02}},
+        {"problem": {"name": "slab", "diffusivity": 0.02}},
         {"num_points": [64]},
         {"times": [0.0, 1.0]},
         {"seed": 1},

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from dlde.errors import GridError
-from dlde.numerics.random_fields import gaussian_field, spectral_std
+from dlde.numerics.random_fields import gaussian_field, pointwise_std, spectral_std
 
 PAPER = {"exponent": 2.0, "tau": 5.0, "sigma": 25.0}
 
@@ -37,6 +37,7 @@ def test_spectrum_of_many_draws():
     std = spectral_std((2 * np.pi * np.arange(1, 9) / 2.0) ** 2, **PAPER)
     for part in (cos, sin):  # a variance of 4000 draws scatters by sqrt(2 / 4000) = 2.2 %
         assert_allclose(part.var(0), std**2, rtol=0.09)
+    assert_allclose(pointwise_std((2.0,), num_modes=8, **PAPER) ** 2, (std**2).sum(), rtol=1e-14)
     assert np.abs((cos * sin).mean(0) / std**2).max() < 4 / np.sqrt(4000)
 
 
@@ -51,6 +52,7 @@ def test_covariance_of_many_draws_in_two_dimensions():
     squared = k[:, None] ** 2 + k**2
     variance = spectral_std(squared, **law) ** 2 / 2  # half: each pair +-k is one mode
     variance[3, 3] = 0
+    assert_allclose(pointwise_std((1.0, 1.0), num_modes=3, **law) ** 2, variance.sum(), rtol=1e-14)
     assert_allclose(fields.var(0), variance.sum(), rtol=0.12)
     lag = (fields * np.roll(fields, (-3, 2), (1, 2))).mean()
     phase = 2 * np.pi * (np.arange(-3, 4)[:, None] * 3 / 12 - np.arange(-3, 4) * 2 / 10)

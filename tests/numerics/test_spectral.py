@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from dlde.errors import GridError, InputError
 from dlde.numerics.cole_hopf import cole_hopf_periodic
-from dlde.numerics.spectral import Stepper, Transform, resample
+from dlde.numerics.spectral import Stepper, Transform, derivative, resample
 
 torch.set_num_threads(1)
 SCHEMES = ("if-rk4", "etdrk4")
@@ -194,6 +194,83 @@ def test_backward_on_a_coarse_grid_takes_values():
     assert_allclose(transform.backward(transform.forward(u), (16,)), u[:, ::4], atol=1e-14)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_sample_may_have_its_own_symbol(scheme):
+    """As if solved alone with that viscosity, also in more than one cache block."""
+    u0 = random_field(300, 128, 8)
+    viscosity = torch.linspace(0.01, 0.1, 300, dtype=torch.float64)
+    transform, alike = burgers(128, 0.02, scheme)
+    (k,) = transform.wavenumbers()
+    v0 = transform.forward(u0)
+    linear = -viscosity[:, None] * torch.from_numpy(k) ** 2
+    together = Stepper(linear, alike.nonlinear, scheme).solve(v0, (0.1,), 1e-2)
+    for sample in (0, 7, 299):
+        _, alone = burgers(128, float(viscosity[sample]), scheme)
+        assert_allclose(alone.solve(v0[sample : sample + 1], (0.1,), 1e-2)[0], together[sample], atol=1e-15)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_time_and_data_of_the_samples(scheme):
+    """v_t = -v + a cos t has the solution exp(-t) (v0 - a / 2) + a (cos t + sin t) / 2; order 4."""
+    a = torch.linspace(1, 2, 300, dtype=torch.float64)
+    v0 = torch.zeros(300, 200, dtype=torch.complex128)
+
+    def force(v, time, a):
+        return torch.zeros_like(v).add_(a[:, None], alpha=np.cos(time))
+
+    errors = []
+    for steps in (4, 8, 16):
+        v = Stepper(-np.ones(200), force, scheme, data=(a,)).solve(v0, (0.5, 1.0), 1 / steps)[:, 1]
+        exact = a / 2 * (np.cos(1) + np.sin(1) - np.exp(-1))
+        errors.append(float((v - exact[:, None]).abs().max()))
+    assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 4, atol=0.4)
+    assert errors[-1] < 1e-6
+
+
+def test_complex_fields_and_higher_degrees():
+    """A round trip of complex modes; a product of three fields is exact below its cut."""
+    transform = Transform((17,), (1.0,), degree=3, real=False)
+    assert transform.cuts == (4,)
+    v = torch.randn(2, 9, dtype=torch.complex128, generator=torch.Generator().manual_seed(100))
+    assert_allclose(transform.forward(transform.backward(v)), v, atol=1e-14)
+    fine = Transform((64,), (1.0,), degree=3, real=False)
+    cubes = [t.forward(t.backward(_padded(v, t.cuts[0])) ** 3)[:, :5] for t in (transform, fine)]
+    assert_allclose(cubes[0], cubes[1], atol=1e-13)
+    plane = Transform((12, 10), (1.0, 2.0), real=False)
+    assert plane.modes == (7, 7)
+    w = torch.randn(2, 7, 7, dtype=torch.complex128, generator=torch.Generator().manual_seed(100))
+    assert_allclose(plane.forward(plane.backward(w, (20, 21))), w, atol=1e-14)
+
+
+def _padded(v, cut):
+    """The modes -4..4 among -cut..cut."""
+    return torch.cat([v[:, :5], v.new_zeros(len(v), 2 * (cut - 4)), v[:, 5:]], dim=1)
+
+
+@pytest.mark.parametrize("num_points", [31, 32])
+def test_derivative_and_resampling_along_any_axis(num_points):
+    u = random_field(3, num_points, 6)
+    k = 2 * torch.pi / 0.5
+    x = points(num_points, 0.5)
+    assert_allclose(derivative(torch.sin(3 * k * x)[None], 0.5)[0], 3 * k * torch.cos(3 * k * x), atol=1e-12)
+    assert_allclose(derivative(u[:, :, None], 2.0, 1)[..., 0], derivative(u, 2.0), atol=1e-14)
+    assert_allclose(resample(u[:, :, None], 50, 1)[..., 0], resample(u, 50), atol=1e-15)
+    highest = torch.cos(torch.pi * torch.arange(8.0, dtype=torch.float64))
+    assert_allclose(derivative(highest, 1.0), 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_amplification_is_that_of_a_step(scheme):
+    linear, rate = -np.linspace(0, 5, 7), 1j * np.linspace(0, 3, 7)
+    stepper = Stepper(linear, lambda v: torch.from_numpy(rate) * v, scheme)
+    v0 = torch.ones(1, 7, dtype=torch.complex128)
+    assert_allclose(stepper.amplification(rate, 0.4), stepper.solve(v0, (0.4,), 1.0)[0, 0].abs(), rtol=1e-13)
+    limit = 2 * np.sqrt(2)  # of Runge-Kutta 4 on the imaginary axis
+    still = Stepper(np.zeros(2), torch.zeros_like)
+    assert_allclose(still.amplification(1j * np.array([limit * 0.99, limit]), 1.0) <= 1 + 1e-12, True)
+    assert (still.amplification(1j * np.array([1.01 * limit] * 2), 1.0) > 1).all()
+
+
 def test_refusals():
     with pytest.raises(GridError, match="expected one or two axes"):
         Transform((8, 8, 8), (1.0, 1.0, 1.0))
@@ -210,5 +287,7 @@ def test_refusals():
         stepper.solve(v0, (0.1,), 0.0)
     with pytest.raises(GridError, match=r"modes \(5,\), but the linear symbol \(22,\)"):
         stepper.solve(v0[:, :5], (0.1,), 1e-2)
+    with pytest.raises(GridError, match=r"v0 has 1 samples, but their data \[2\]"):
+        Stepper(np.zeros(22), torch.zeros_like, data=(torch.zeros(2),)).solve(v0, (0.1,), 1e-2)
     with pytest.raises(InputError, match="unknown scheme 'rk4'; known: if-rk4, etdrk4"):
         Stepper(np.zeros(3), torch.zeros_like, "rk4")

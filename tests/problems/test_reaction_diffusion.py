@@ -225,6 +225,26 @@ def test_drawn_parameters_are_stored_and_act(problem):
         assert_allclose(alone[key][0], together[key][1], rtol=1e-12)
 
 
+def test_listed_parameters_are_drawn_as_pairs():
+    pairs = {(0.022, 0.051), (0.05, 0.063), (0.034, 0.065)}
+    feed, kill = zip(*sorted(pairs), strict=True)
+    raw = {"feed": {"one_of": list(feed)}, "kill": {"one_of": list(kill)}, "domain": [[0.0, 64.0]]}
+    problem = GrayScott.parse(raw, source="test")
+    assert GrayScott.parse(problem.dump(), source="test") == problem
+    assert set(problem.variables) == {"u", "v", "feed", "kill"}
+    axes = problem.axes((64,))
+    given = instances(problem, axes, 60)
+    drawn = list(zip(given["feed"].tolist(), given["kill"].tolist(), strict=True))
+    assert set(drawn) == pairs
+    assert all(8 < drawn.count(pair) < 32 for pair in pairs)
+    solution = problem.solve(given, axes, (2.0,), Solver(dt=1.0))
+    fixed = LINE.model_copy(
+        update={"feed": drawn[5][0], "kill": drawn[5][1], "initial_condition": problem.initial_condition}
+    )
+    alone = fixed.solve({name: given[name][5:6] for name in "uv"}, axes, (2.0,), Solver(dt=1.0))
+    assert_allclose(alone["v"][0], solution["v"][5], atol=1e-14)
+
+
 def test_single_precision_agrees():
     axes = LINE.axes((96,))
     given = instances(LINE, axes)
@@ -268,6 +288,12 @@ def test_is_written_and_read_through_the_catalog(problem):
     [
         ({"feed": 0}, "feed: input should be greater than 0, got 0"),
         ({"kill": {"low": -1.0, "high": 1.0}}, "kill.*must be positive"),
+        ({"feed": {"one_of": [0.0]}}, r"feed.one_of.0: input should be greater than 0"),
+        ({"feed": {"one_of": []}}, r"feed.one_of: .*at least 1 item"),
+        (
+            {"feed": {"one_of": [0.02, 0.03]}, "kill": {"one_of": [0.05]}},
+            "one_of: feed has 2 and kill has 1 values; .*give equally many",
+        ),
         ({"domain": [[0, 1], [1, 0]]}, r"domain of y is \(1, 0\): expected start < stop"),
         ({"domain": []}, "domain: .*at least 1 item"),
         ({"initial_condition": {"kind": "square"}}, "initial_condition: .*'blobs', 'noise'"),

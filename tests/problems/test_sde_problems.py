@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from dlde.datasets.recipe import Recipe
-from dlde.errors import GridError, SpecError
+from dlde.errors import GridError, InputError, SpecError
 from dlde.problem import Solver
 from dlde.problems.double_well import DoubleWell
 from dlde.problems.driving_path import DrivingPath
 from dlde.problems.geometric_brownian import GeometricBrownian
 from dlde.problems.multiplicative_noise import MultiplicativeNoise
 from dlde.problems.ornstein_uhlenbeck import OrnsteinUhlenbeck
+from dlde.problems.sde_system import SDESystem
 
-AnySDE = DoubleWell | GeometricBrownian | MultiplicativeNoise | OrnsteinUhlenbeck
-ALL: list[AnySDE] = [
+ALL: list[SDESystem] = [
     DoubleWell(),
     GeometricBrownian(),
     MultiplicativeNoise(drivers=3),
@@ -29,24 +29,40 @@ ALL: list[AnySDE] = [
 ]
 
 
-def instances(problem: AnySDE, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
+class Logistic(SDESystem):
+    """Stochastic growth: dX = rate X (1 - X) dt + noise X (1 - X) dW."""
+
+    scheme: ClassVar = "milstein"
+    order: ClassVar[float] = 1
+    rate: float = 1.0
+    noise: float = 0.8
+    start: float = 0.1
+
+    def drift_at(self, t: float, x: Tensor) -> Tensor:
+        return self.rate * x * (1 - x)
+
+    def diffusion_at(self, t: float, x: Tensor) -> Tensor:
+        return (self.noise * x * (1 - x))[..., None]
+
+
+def instances(problem: SDESystem, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
     drawn = [problem.draw(np.random.default_rng([seed, i]), {}) for i in range(count)]
     return {"noise": torch.from_numpy(np.stack([d["noise"] for d in drawn]))}
 
 
 def solved(
-    problem: AnySDE, noise: dict[str, Tensor], dt: float, times: Any = (0.0, 1.0)
+    problem: SDESystem, noise: dict[str, Tensor], dt: float, times: Any = (0.0, 1.0)
 ) -> dict[str, Tensor]:
     return problem.solve(noise, {}, times, Solver(dt=dt))
 
 
-def orders(problem: AnySDE, noise: dict[str, Tensor], reference: Tensor, dts: list[float]) -> float:
+def orders(problem: SDESystem, noise: dict[str, Tensor], reference: Tensor, dts: list[float]) -> float:
     errors = [(solved(problem, noise, dt)["state"][:, -1] - reference).abs().mean() for dt in dts]
     return float(np.polyfit(np.log(dts), np.log(errors), 1)[0])
 
 
 @pytest.mark.parametrize("problem", ALL, ids=lambda p: type(p).__name__)
-def test_what_is_stored(problem: AnySDE) -> None:
+def test_what_is_stored(problem: SDESystem) -> None:
     times = (0.0, 0.3, 1.0)
     noise = instances(problem, 3)
     found = solved(problem, noise, 1e-2, times)
@@ -58,7 +74,7 @@ def test_what_is_stored(problem: AnySDE) -> None:
 
 
 @pytest.mark.parametrize("problem", ALL, ids=lambda p: type(p).__name__)
-def test_one_instance_does_not_depend_on_its_neighbours_times_or_steps(problem: AnySDE) -> None:
+def test_one_instance_does_not_depend_on_its_neighbours_times_or_steps(problem: SDESystem) -> None:
     noise = instances(problem, 2)
     together = solved(problem, noise, 1e-2)
     alone = solved(problem, {"noise": noise["noise"][1:]}, 1e-2, (0.0, 0.5, 1.0))
@@ -100,6 +116,109 @@ def test_many_noises_converge_with_order_one_half_and_one_alone_with_one(drivers
     noise = instances(problem, 150)
     reference = solved(problem, noise, 1 / 512)["state"][:, -1]
     assert order - 0.12 < orders(problem, noise, reference, [1 / 8, 1 / 16, 1 / 32]) < order + 0.25
+
+
+@pytest.mark.parametrize(
+    ("problem", "order"),
+    [
+        (OrnsteinUhlenbeck(dims=2, coupling=0.5, common_noise=0.1, path=DrivingPath(steps=512)), 1.0),
+        (OrnsteinUhlenbeck(hurst=0.3, path=DrivingPath(steps=512)), 0.8),
+        (OrnsteinUhlenbeck(hurst=0.7, path=DrivingPath(steps=512)), 1.0),
+        (Logistic(path=DrivingPath(steps=512)), 1.0),
+    ],
+    ids=["coupled", "rough", "smooth", "of a user's own"],
+)
+def test_strong_orders(problem: SDESystem, order: float) -> None:
+    noise = instances(problem, 200)
+    reference = solved(problem, noise, 1 / 512)["state"][:, -1]
+    assert order - 0.15 < orders(problem, noise, reference, [1 / 16, 1 / 32, 1 / 64]) < order + 0.25
+
+
+def test_without_milstein_s_correction_the_order_is_one_half() -> None:
+    class Plain(Logistic):
+        """Plain: the same by Euler-Maruyama."""
+
+        scheme: ClassVar = "euler-maruyama"
+
+    problem = Plain(path=DrivingPath(steps=2048))
+    noise = instances(problem, 150)
+    reference = solved(Logistic(path=problem.path), noise, 1 / 512)["state"][:, -1]
+    assert 0.35 < orders(problem, noise, reference, [1 / 8, 1 / 16, 1 / 32]) < 0.65
+
+
+@pytest.mark.parametrize("problem", [GeometricBrownian(), MultiplicativeNoise(drivers=3)], ids=str)
+def test_derivatives_of_the_diffusion_are_those_of_autograd(problem: SDESystem) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, problem.num_components, dtype=torch.float64, generator=generator)
+    v = torch.randn(4, problem.num_components, problem.num_drivers, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(
+        problem.diffusion_along(0.0, x, v), SDESystem.diffusion_along(problem, 0.0, x, v)
+    )
+
+
+@pytest.mark.parametrize("problem", [*ALL, Logistic()], ids=lambda p: type(p).__name__)
+def test_the_defect_falls_with_the_step(problem: SDESystem) -> None:
+    """The solution put into the integral equation by the trapezoidal rule."""
+    noise = instances(problem, 3)
+    defects = [problem.defect(noise, {}, (0.5, 1.0), Solver(dt=dt))["state"] for dt in (2e-2, 5e-3)]
+    assert defects[1].shape == (3,)
+    assert float(defects[1].max()) < 2e-2
+    assert float(defects[1].norm()) < 0.5 * float(defects[0].norm())
+
+
+def test_the_defect_shows_a_wrong_solution() -> None:
+    class Lifted(OrnsteinUhlenbeck):
+        """Lifted: a process that runs away from the equation."""
+
+        def solve(self, instances: Any, axes: Any, times: Any, solver: Any) -> dict[str, Tensor]:
+            found = super().solve(instances, axes, times, solver)
+            return {**found, "state": found["state"] + torch.tensor(times)[:, None]}
+
+    problem = Lifted()
+    assert float(problem.defect(instances(problem), {}, (1.0,), Solver(dt=1e-2))["state"].min()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("dt", "factor", "refined"),
+    [
+        (1e-3, 2, None),  # finer than the path
+        (2e-3, 2, 1e-3),
+        (1e-3, 1 / 2, 2e-3),
+        (1e-3, 1 / 3, None),  # 1000 steps are no multiple of 3
+        (1e-3, 1 / 16, None),
+        (5e-3, 2, None),  # two and a half steps
+        (1e-2, 5, 2e-3),
+        (3e-3, 2, 1e-3),  # steps of two, the most below three that divide the path
+        (4e-3, math.sqrt(2), None),
+        (1.0, 1 / 2, None),  # longer than the path
+    ],
+)
+def test_refinement_keeps_to_the_path(dt: float, factor: float, refined: float | None) -> None:
+    found = DoubleWell().refined(Solver(dt=dt, precision="float32"), {}, factor)
+    if refined is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.dt == pytest.approx(refined, rel=1e-12)
+        assert found.precision == "float32"
+        DoubleWell().check_solver({}, (0.0, 1.0), found)
+
+
+def test_a_finer_solver_is_one_of_half_the_step() -> None:
+    finer = DoubleWell().finer(Solver(dt=4e-3), {})
+    assert finer is not None
+    assert finer.dt == pytest.approx(2e-3)
+    assert finer.num_points is None
+    assert DoubleWell().finer(Solver(dt=1e-3), {}) is None
+
+
+def test_noise_of_another_form_is_refused() -> None:
+    with pytest.raises(InputError, match="DoubleWell consists of noise, but given are start"):
+        DoubleWell().solve({"start": torch.zeros(1)}, {}, (1.0,), Solver())
+    with pytest.raises(GridError, match=r"noise has shape \(1, 10, 1\), expected \(batch, 1000, 1\)"):
+        DoubleWell().solve({"noise": torch.zeros(1, 10, 1)}, {}, (1.0,), Solver())
+    with pytest.raises(GridError, match="expected"):
+        GeometricBrownian().exact({"noise": torch.zeros(1, 10, 1)}, {}, (1.0,))
 
 
 def test_the_fields_of_fewer_drivers_are_the_first_of_more_and_do_not_commute() -> None:
@@ -179,6 +298,14 @@ def parse(**fields: Any) -> Recipe:
             {"problem": {"name": "ornstein-uhlenbeck", "coupling": 0.5}},
             "coupling=0.5: one component has no neighbours; use dims >= 2",
         ),
+        (
+            {"problem": {"name": "ornstein-uhlenbeck", "rate": 30.0}, "solver": {"dt": 0.1}},
+            "solver.dt=0.1 is not stable: the linearised drift decays at up to 30 .* solver.dt <= 0.067",
+        ),
+        (
+            {"problem": {"name": "double-well", "start": 5.0}, "solver": {"dt": 0.1}},
+            "solver.dt=0.1 is not stable: the linearised drift decays at up to 148 .* solver.dt <= 0.0135",
+        ),
         ({"problem": {"name": "ornstein-uhlenbeck", "hurst": 1.0}}, "hurst: input should be less than 1"),
         (
             {"problem": {"name": "multiplicative-noise", "drivers": 0}},
@@ -197,3 +324,12 @@ def test_a_path_on_its_own_refuses_what_a_recipe_would() -> None:
     with pytest.raises(GridError, match="no multiple"):
         DrivingPath(steps=10).check((0.0, 0.25), Solver(dt=0.1))
     DrivingPath(steps=10, horizon=2.5).check((0.0, 0.25, 2.5), Solver(dt=0.25))
+
+
+@pytest.mark.parametrize("problem", [*ALL, Logistic()], ids=lambda p: type(p).__name__)
+def test_nothing_is_read_back_from_the_device_while_stepping(problem: SDESystem) -> None:
+    """On the meta device, which has no values to read."""
+    noise = {"noise": instances(problem, 2)["noise"].to("meta")}
+    found = problem.solve(noise, {}, (0.0, 1.0), Solver(dt=5e-2, precision="float32"))
+    assert found["state"].device.type == "meta"
+    assert found["state"].shape == (2, 2, problem.num_components)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dlde import metrics
-from dlde.errors import GridError, SpecError
+from dlde.datasets.generate import generate
+from dlde.datasets.recipe import Recipe
+from dlde.errors import GridError, InputError, SpecError
 from dlde.method import DataInfo
 from dlde.tasks.field_map import FieldMap, Pairs, predict
 from tests.fakes import FakeDataset, FakeRun, axis, waves
@@ -172,6 +174,36 @@ def test_a_batch_holds_inputs_with_their_own_targets() -> None:
     values = torch.arange(10.0).view(-1, 1, 1)
     inputs, targets = Pairs(values, 2 * values, batch=4, floor=0.0).at(1, FakeRun(waves(4)))
     torch.testing.assert_close(targets, 2 * inputs)
+
+
+def test_pairs_that_do_not_fit_in_memory_are_those_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; they come in another order."""
+    raw = {
+        "name": "small",
+        "problem": {"name": "burgers"},
+        "num_points": [256],
+        "times": [0.0, 0.02, 0.05],
+        "samples": {"train": 10, "test": 1},
+        "storage": {"part": 4, "dtype": "float64"},
+        "solver": {"dt": 1e-2},
+    }
+    dataset = generate(Recipe.parse(raw, source="test"), tmp_path).dataset
+    run = FakeRun(dataset)  # type: ignore[arg-type]
+    map = FieldMap(num_points=32, input_time=0.02)
+    held = map.pairs(run, batch=5)
+    monkeypatch.setattr("dlde.tasks.field_map.MEMORY", 1000)
+    streamed = map.pairs(run, batch=5)
+    assert streamed.floor == held.floor
+    for step in (0, 1, 2, 9):
+        numbers = streamed.samples(step, run)
+        assert len(set(numbers.tolist())) == 5
+        for found, whole in zip(streamed.at(step, run), held.whole(run), strict=True):
+            assert found.dtype == torch.float32
+            assert torch.equal(found, whole[numbers])
+    with pytest.raises(InputError, match="does not fit in memory"):
+        streamed.whole(run)
 
 
 def test_the_loss_is_the_relative_error_with_the_floor() -> None:

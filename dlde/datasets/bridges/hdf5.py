@@ -30,19 +30,20 @@ def opened(path: Path, files: ExitStack) -> h5py.File:
 
 def check(path: Path, file: h5py.File) -> None:
     """Refuse links out of the file, arrays kept elsewhere, and filters that are plug-ins."""
-    lost: list[str] = []
-
-    def look(name: str, link: Any) -> None:
+    links: dict[str, Any] = {}
+    file.visititems_links(lambda name, link: links.update({name: link}))  # it may not raise
+    for name, link in links.items():
         if isinstance(link, h5py.ExternalLink):
             raise InputError(
                 f"{path.name}: {name!r} is a link to another file, {link.filename!r}; files are imported "
                 "only where they hold their own data: copy them into one (h5repack, or h5py's File.copy with "
                 "expand_external=True)"
             )
-        if isinstance(link, h5py.SoftLink) and link.path not in file:
-            lost.append(f"{name!r} -> {link.path!r}")
-
-    file.visititems_links(look)
+    lost = [
+        f"{name!r} -> {link.path!r}"
+        for name, link in links.items()
+        if isinstance(link, h5py.SoftLink) and link.path not in file
+    ]
     if lost:
         raise InputError(f"{path.name}: links lead nowhere within the file: {', '.join(lost)}; remove them")
     for name, dataset in datasets(file).items():

@@ -59,7 +59,7 @@ def resolve(content: Content, options: Options) -> tuple[Content, dict[str, tupl
             raise UnknownNameError(
                 f"--coordinate {axis}: no field has such a dimension; {nearest(axis, axes)}", name=axis
             )
-    _check_sizes(content.path, fields)
+    check_sizes(content.path, fields)
     return replace(content, fields=fields), {
         axis: axes[axis] for axis in dict.fromkeys([*content.coordinates, *axes]) if axis in axes
     }
@@ -155,7 +155,7 @@ def _axis(
     return None if found is None else (found, boundary)
 
 
-def _check_sizes(path: Path, fields: Mapping[str, Field]) -> None:
+def check_sizes(path: Path, fields: Mapping[str, Field]) -> None:
     """Raises InputError where a dimension has two sizes."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, one in fields.items():
@@ -174,7 +174,8 @@ def agreed(grids: Sequence[dict[str, tuple[Points, str]]]) -> dict[str, tuple[Po
     for grid in grids:
         for axis, (points, boundary) in grid.items():
             known, its = first.setdefault(axis, (points, boundary))
-            if its != boundary or not np.array_equal(np.asarray(known), np.asarray(points)):
+            same = np.array_equal(np.asarray(known), np.asarray(points), equal_nan=True)
+            if its != boundary or not same:
                 raise GridError(f"axis {axis} is not the same in all files; one dataset has one grid")
     return first
 

@@ -27,9 +27,10 @@ def read_npz(path: Path, files: ExitStack) -> Content:
     """Every array is a field, until the command line makes some of them coordinates."""
     arrays: dict[str, Values] = {}
     try:
-        archive = files.enter_context(np.load(path, allow_pickle=False))
+        archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path.name} is a single array; save it by name: numpy.savez(FILE, u=u)")
+        files.enter_context(archive)
         for name in archive.files:
             try:
                 arrays[name] = archive[name]

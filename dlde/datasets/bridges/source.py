@@ -13,13 +13,12 @@ import numpy as np
 from dlde.datasets import parts
 from dlde.datasets.bridges import formats
 from dlde.datasets.bridges.content import Boundary, Content, Values, ends, join
-from dlde.datasets.bridges.meaning import Points, agreed, resolve, times
+from dlde.datasets.bridges.meaning import Points, agreed, check_sizes, resolve, times
 from dlde.datasets.bridges.options import Options, default_splits, divide, files_of_splits
 from dlde.datasets.recipe import Recipe
 from dlde.errors import GridError, InputError, NonFiniteError, SpecError
 from dlde.files import sha256_of
 from dlde.problem import Axis, Variable
-from dlde.problems.recorded import Recorded
 
 BLOCK_BYTES = 2**26  # read at once while a file is checked
 LARGEST = 1e140  # of a value: squares are summed over all samples
@@ -70,6 +69,7 @@ class Source:
             resolved = [resolve(formats.read(path, options.format, opened), options) for path in group]
             grids += [grid for _, grid in resolved]
             contents[split] = join([content for content, _ in resolved])
+            check_sizes(group[-1], contents[split].fields)
         axes = agreed(grids)
         join(list(contents.values()))  # refuses splits that do not agree
         counts = {split: _count(content) for split, content in contents.items()}
@@ -142,22 +142,22 @@ class Source:
         doubles = [field for field in self.variables if self._needs_double(field)]
         self._check_ends()
         dtype = "float64" if doubles else "float32"
-        shared = tuple(field for field, one in self.first.fields.items() if "sample" not in one.sizes)
-        problem = Recorded(
-            format=self.first.format,
-            files=dict(self.files),
-            options=tuple(self.arguments),
-            variables=self.variables,
-            grid=self.axes,
-            time_units=self.options.units.get("time") or self.first.units.get("time", "dimensionless"),
-            dtypes={
+        problem = {
+            "name": "recorded",
+            "format": self.first.format,
+            "files": dict(self.files),
+            "options": list(self.arguments),
+            "variables": {field: one.dump() for field, one in self.variables.items()},
+            "grid": {axis: its.dump() for axis, its in self.axes.items()},
+            "time_units": self.options.units.get("time") or self.first.units.get("time", "dimensionless"),
+            "dtypes": {
                 field: one.dtype or np.dtype(one.values.dtype).name
                 for field, one in self.first.fields.items()
             },
-            shared=shared,
-            parameters=self.first.parameters,
-            conditions=() if self.closed else self.first.conditions,
-        )
+            "shared": [field for field, one in self.first.fields.items() if "sample" not in one.sizes],
+            "parameters": self.first.parameters,
+            "conditions": [] if self.closed else [one.dump() for one in self.first.conditions],
+        }
         samples = {split: len(numbers) for split, numbers in self.samples.items()}
         sizes = {"time": len(self.times), **{axis: its.num_points for axis, its in self.axes.items()}}
         largest = max(
@@ -170,7 +170,7 @@ class Source:
             {
                 "name": name,
                 "description": f"Imported from {', '.join(self.files)}",
-                "problem": {"name": "recorded", **problem.dump()},
+                "problem": problem,
                 "num_points": [axis.num_points for axis in self.axes.values()],
                 "times": list(self.times),
                 "samples": samples,

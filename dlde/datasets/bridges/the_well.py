@@ -170,7 +170,8 @@ def write(dataset: Dataset, split: str, path: Path) -> None:
         )
         dimensions = file.create_group("dimensions")
         dimensions.attrs["spatial_dims"] = _names(axes)
-        _plain(dimensions, "time", np.asarray(info.times)).attrs["units"] = dataset.recipe.time_units
+        times = _plain(dimensions, "time", np.asarray(info.times))
+        times.attrs.update({"time_varying": True, "units": dataset.recipe.time_units})
         for name, axis in info.axes.items():
             points = _plain(dimensions, name, axis.points)
             points.attrs["time_varying"] = False
