@@ -163,8 +163,8 @@ class Darcy(Problem, Solvable):
 
     version: ClassVar[str] = "1"
     order: ClassVar[float] = 2
-    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from the mosaic's own
-    # cells to finer ones, where harmonic means become exact averages, up to 1.2. On twice the cells of
+    # Corners of the mosaic take up to 0.6 off the order (contrast 4), and the step from its own cells
+    # to finer ones, where harmonic means become exact averages, up to 1.2. On twice the cells of
     # 85 nodes, two phases are within 1.6e-3 of twice as many again.
     thresholds: ClassVar[Thresholds] = Thresholds(order=0.75, error=5e-3)
 
