@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
@@ -14,6 +15,7 @@ from dlde.spec import Spec
 
 Format = Literal["npz", "netcdf", "the-well", "pdebench", "idx", "images", "graph"]
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+NAME = r"[A-Za-z][A-Za-z0-9_-]*"  # it becomes a folder
 RESERVED = ("sample", "time", "parts")  # coordinates and folders of a store
 
 
@@ -50,8 +52,15 @@ class Recorded(Problem):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        dims = {dim for variable in self.variables.values() for dim in variable.dims}
+        for name in (*self.variables, *self.grid, *dims):
+            if not re.fullmatch(NAME, name):
+                raise ValueError(
+                    f"{name!r} cannot name a field or a dimension: letters, digits, _ and -, a letter first; "
+                    "name it otherwise"
+                )
         for name, variable in self.variables.items():
-            if name in self.grid or name in RESERVED:
+            if name in {*self.grid, *dims, *RESERVED}:
                 raise ValueError(f"variable {name!r} has the name of a coordinate; name it otherwise")
             unknown = [dim for dim in variable.dims if dim not in {"time", *self.grid, *variable.sizes}]
             if unknown:

@@ -103,6 +103,11 @@ def test_dimensions_and_coordinates(refuses: Refuses, npz: Any) -> None:
     refuses(SpecError, "variable 'x' has the name of a coordinate",
             npz(v=U), rename=["x=v"], dims=["x=sample,x"], coordinates=["x=0:1"])  # fmt: skip
     refuses(GridError, "axis x has 1 point", npz(u=U[:, :1], x=X[:1]))
+    refuses(GridError, "axis x has 1 point",
+            npz(u=U[:, :1]), dims=["u=sample,x"], coordinates=["x=0:1"])  # fmt: skip
+    refuses(SpecError, "expected ARRAY or START:STOP",
+            npz(u=U), dims=["u=sample,x"], coordinates=["x=0:inf"])  # fmt: skip
+    refuses(InputError, r"'u' of shape \(0, 8\) has no entry along 'sample'", npz(u=U[:0], x=X))
 
 
 def test_names(refuses: Refuses, npz: Any) -> None:
@@ -111,6 +116,12 @@ def test_names(refuses: Refuses, npz: Any) -> None:
     refuses(UnknownNameError, "--units w: no such field", npz(u=U, x=X), units=["w=m"])
     refuses(SpecError, "--map u: expected NEW=OLD", npz(u=U, x=X), rename=["u"])
     refuses(SpecError, "--units u=s: u is given twice", npz(u=U, x=X), units=["u=m", "u=s"])
+    refuses(SpecError, "'../u' cannot name a field or a dimension: letters, digits", npz(**{"../u": U}, x=X))
+    refuses(SpecError, "'a b' cannot name a field or a dimension", npz(u=U), dims=["u=sample,a b"])
+    refuses(SpecError, "variable 'part' has the name of a coordinate", npz(part=U), dims=["part=sample,part"])
+    refuses(SpecError, "its description 'dlde': 1 mistake", npz(u=U, x=X, dlde=np.array("[]")))
+    refuses(InputError, "lacks the arrays y that it says it holds",
+            npz(u=U, x=X, dlde=np.array('{"coordinates": ["y"]}')))  # fmt: skip
     refuses(SpecError, "name: string should match pattern", npz(u=U, x=X), name="a b")
     refuses(InputError, "there is another recipe 'burgers-1d-grf'", npz(u=U, x=X), name="burgers-1d-grf")
     refuses(UnknownNameError, "no format 'hdf5'", npz(u=U, x=X), format="hdf5")

@@ -96,7 +96,8 @@ def noted(array: Any, name: str) -> str | None:
 
 def stops(arrays: Mapping[str, Any]) -> dict[str, float]:
     """The ends of axes that `note` has written, by axis."""
-    return {name: float(array.attrs["stop"]) for name, array in arrays.items() if "stop" in array.attrs}
+    written = {name: array.attrs.get("stop") for name, array in arrays.items()}
+    return {name: float(stop) for name, stop in written.items() if isinstance(stop, float | np.floating)}
 
 
 def units(arrays: Mapping[str, Any]) -> dict[str, str]:

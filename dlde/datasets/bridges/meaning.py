@@ -123,7 +123,9 @@ def _axis(
             numbers = [float(word) for word in words]
         except ValueError:
             numbers = []
-        if len(numbers) == 2 and numbers[0] < numbers[1]:
+        if len(numbers) == 2 and numbers[0] < numbers[1] and np.isfinite(numbers).all():
+            if length < 2 and dim != "time":
+                raise GridError(f"axis {dim} has {length} point; an axis has at least two")
             return (numbers[0], numbers[1]), boundary
         if len(words) != 1 or numbers:
             raise SpecError(
@@ -160,6 +162,8 @@ def check_sizes(path: Path, fields: Mapping[str, Field]) -> None:
     sizes: dict[str, tuple[int, str]] = {}
     for name, one in fields.items():
         for dim, size in one.sizes.items():
+            if not size:
+                raise InputError(f"{path.name}: {name!r} of shape {one.shape} has no entry along {dim!r}")
             known, other = sizes.setdefault(dim, (size, name))
             if known != size:
                 raise InputError(

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from dlde.datasets.bridges import hdf5
-from dlde.datasets.bridges.content import Content, Field, Values
+from dlde.datasets.bridges.content import Boundary, Content, Field, Values
 from dlde.datasets.dataset import Dataset
 from dlde.errors import InputError
 from dlde.problems.recorded import Condition
+from dlde.spec import Spec
 
 ABOUT = "dlde"  # the array of a .npz that describes the others
 
@@ -40,47 +41,58 @@ def read_npz(path: Path, files: ExitStack) -> Content:
                 arrays[name] = np.empty(0, object)  # refused where it is wanted
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path.name} is no .npz file that can be read: {error}") from None
-    about = _about(path, arrays.pop(ABOUT, None))
-    described: dict[str, Any] = about.get("fields", {})
-    coordinates = {name: arrays.pop(name) for name in about.get("coordinates", []) if name in arrays}
-    missing = [name for name in described if name not in arrays]
+    text = arrays.get(ABOUT)
+    about = About()
+    if text is not None and text.dtype.kind == "U" and not text.ndim:
+        about = _about(path, str(arrays.pop(ABOUT)))
+    missing = [name for name in (*about.fields, *about.coordinates) if name not in arrays]
     if missing:
         raise InputError(f"{path.name} lacks the arrays {', '.join(missing)} that it says it holds")
+    coordinates = {name: arrays.pop(name) for name in about.coordinates}
     return Content(
         format="npz",
         path=path,
-        fields={
-            name: Field(
-                values,
-                tuple(described[name]["dims"]) if name in described else None,
-                units=described.get(name, {}).get("units"),
-                long_name=described.get(name, {}).get("long_name"),
-            )
-            for name, values in arrays.items()
-        },
+        fields={name: _field(values, about.fields.get(name)) for name, values in arrays.items()},
         coordinates=coordinates,
-        boundaries=about.get("boundaries", {}),
-        units=about.get("units", {}),
-        stops=about.get("stops", {}),
-        parameters=about.get("parameters", {}),
-        conditions=_conditions(about.get("conditions", [])),
+        boundaries=about.boundaries,
+        units=about.units,
+        stops=about.stops,
+        parameters=about.parameters,
+        conditions=about.conditions,
     )
 
 
-def _about(path: Path, array: Values | None) -> dict[str, Any]:
-    if array is None or array.dtype.kind != "U" or array.ndim:
-        return {}
+def _field(values: Values, its: Described | None) -> Field:
+    return Field(values, its.dims, its.units, its.long_name or None) if its else Field(values, None)
+
+
+class Described(Spec):
+    """What an array of a file is."""
+
+    dims: tuple[str, ...]
+    units: str = "dimensionless"
+    long_name: str = ""
+
+
+class About(Spec):
+    """What the arrays of a file are, as dlde writes it beside them."""
+
+    fields: dict[str, Described] = {}  # in order
+    coordinates: tuple[str, ...] = ()  # of the time and the axes, in order
+    boundaries: dict[str, Boundary] = {}
+    stops: dict[str, float] = {}
+    units: dict[str, str] = {}  # of the coordinates
+    parameters: dict[str, float] = {}
+    conditions: tuple[Condition, ...] = ()
+
+
+def _about(path: Path, text: str) -> About:
+    """Raises SpecError for a text that dlde would not write."""
     try:
-        about = json.loads(str(array))
+        raw = json.loads(text)
     except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise InputError(f"{path.name}: its array {ABOUT!r} does not describe the others; leave it out")
-    return about
-
-
-def _conditions(plain: list[Any]) -> tuple[Condition, ...]:
-    return tuple(Condition.parse(one, source="boundary condition") for one in plain)
+        raw = text
+    return About.parse(raw, source=f"{path.name}: its description {ABOUT!r}")
 
 
 def values(dataset: Dataset, split: str) -> dict[str, Values]:
@@ -100,7 +112,7 @@ def write_npz(dataset: Dataset, split: str, path: Path) -> None:
     arrays = {
         **values(dataset, split),
         **coordinates(dataset),
-        ABOUT: np.array(json.dumps(about, sort_keys=True)),
+        ABOUT: np.array(json.dumps(about.dump())),
     }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -110,26 +122,26 @@ def write_npz(dataset: Dataset, split: str, path: Path) -> None:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What the arrays of a dataset are, as plain data."""
+def describe(dataset: Dataset) -> About:
+    """What the arrays of a dataset are."""
     recipe, info = dataset.recipe, dataset.info
     shared = getattr(recipe.problem, "shared", ())
-    return {
-        "fields": {
-            name: {
-                "dims": [*([] if name in shared else ["sample"]), *variable.dims],
-                "units": variable.units,
-                "long_name": variable.long_name,
-            }
+    return About(
+        fields={
+            name: Described(
+                dims=(*(() if name in shared else ("sample",)), *variable.dims),
+                units=variable.units,
+                long_name=variable.long_name,
+            )
             for name, variable in info.variables.items()
         },
-        "coordinates": list(coordinates(dataset)),
-        "boundaries": {name: axis.boundary for name, axis in info.axes.items()},
-        "stops": {name: axis.stop for name, axis in info.axes.items()},
-        "units": {"time": recipe.time_units, **{name: axis.units for name, axis in info.axes.items()}},
-        "parameters": dict(getattr(recipe.problem, "parameters", {})),
-        "conditions": [one.dump() for one in getattr(recipe.problem, "conditions", ())],
-    }
+        coordinates=tuple(coordinates(dataset)),
+        boundaries={name: axis.boundary for name, axis in info.axes.items()},
+        stops={name: axis.stop for name, axis in info.axes.items()},
+        units={"time": recipe.time_units, **{name: axis.units for name, axis in info.axes.items()}},
+        parameters=dict(getattr(recipe.problem, "parameters", {})),
+        conditions=getattr(recipe.problem, "conditions", ()),
+    )
 
 
 def coordinates(dataset: Dataset) -> dict[str, Values]:
@@ -168,11 +180,11 @@ def read_netcdf(path: Path, files: ExitStack) -> Content:
                 f"{path.name}: {name!r} is packed ({', '.join(sorted(packed))}); unpack it first, such as "
                 "xarray.open_dataset(FILE).to_netcdf(OTHER) without encoding"
             )
-    about = _about(path, np.array(str(found.attrs[ABOUT]))) if ABOUT in found.attrs else {}
+    about = _about(path, str(found.attrs[ABOUT])) if ABOUT in found.attrs else About()
     dims = {str(dim) for dim in found.sizes}
-    ordered = [*about.get("coordinates", []), *(str(dim) for one in arrays.values() for dim in one.dims)]
+    ordered = [*about.coordinates, *(str(dim) for one in arrays.values() for dim in one.dims)]
     axes = [name for name in dict.fromkeys(ordered) if name in arrays and name in dims and name != "sample"]
-    order = [name for name in about.get("order", []) if name in arrays]
+    order = [name for name in about.fields if name in arrays]
     return Content(
         format="netcdf",
         path=path,
@@ -187,11 +199,11 @@ def read_netcdf(path: Path, files: ExitStack) -> Content:
             if name not in dims
         },
         coordinates={name: np.asarray(arrays[name].values) for name in axes},
-        boundaries=about.get("boundaries", {}),
-        stops=about.get("stops", {}),
+        boundaries=about.boundaries,
+        stops=about.stops,
         units={name: units for name in axes if (units := _text(arrays[name].attrs.get("units"))) is not None},
-        parameters=about.get("parameters", {}),
-        conditions=_conditions(about.get("conditions", [])),
+        parameters=about.parameters,
+        conditions=about.conditions,
     )
 
 
@@ -210,14 +222,14 @@ def write_netcdf(dataset: Dataset, split: str, path: Path) -> None:
     written = xr.Dataset(
         {
             name: (
-                tuple(about["fields"][name]["dims"]),
+                about.fields[name].dims,
                 array.astype(np.float32) if array.dtype == np.float16 else array,
                 {"units": info.variables[name].units, "long_name": info.variables[name].long_name},
             )
             for name, array in values(dataset, split).items()
         },
         coords={
-            name: (name, points, {"units": about["units"][name]})
+            name: (name, points, {"units": about.units[name]})
             for name, points in coordinates(dataset).items()
         },
         attrs={
@@ -225,13 +237,7 @@ def write_netcdf(dataset: Dataset, split: str, path: Path) -> None:
             "title": info.recipe,
             "digest": info.digest,
             "split": split,
-            ABOUT: json.dumps(
-                {
-                    "order": list(about["fields"]),
-                    "coordinates": about["coordinates"],
-                    **{key: about[key] for key in ("boundaries", "stops", "parameters", "conditions")},
-                }
-            ),
+            ABOUT: json.dumps(about.dump()),
         },
     )
     encoding = {name: {"_FillValue": None} for name in written.variables}

@@ -131,13 +131,16 @@ def _conditions(path: Path, file: h5py.File, axes: list[str]) -> tuple[Condition
             )
         values = np.ravel(group["values"][()]) if "values" in group else np.zeros(0)
         found.append(
-            Condition(
-                name=name,
-                kind=hdf5.text(_attribute(path, group, "bc_type")).lower(),
-                axis=dims[0],
-                points=tuple(np.flatnonzero(mask).tolist()),
-                fields=tuple(hdf5.names(group.attrs.get("associated_fields", []))),
-                values=tuple(float(value) for value in values),
+            Condition.parse(
+                {
+                    "name": name,
+                    "kind": hdf5.text(_attribute(path, group, "bc_type")).lower(),
+                    "axis": dims[0],
+                    "points": np.flatnonzero(mask).tolist(),
+                    "fields": hdf5.names(group.attrs.get("associated_fields", [])),
+                    "values": [float(value) for value in values],
+                },
+                source=f"{path.name}: boundary condition {name!r}",
             )
         )
     return tuple(found)
