@@ -115,7 +115,7 @@ def plan(
     if trial and useful and not isinstance(recipe.problem, Recorded):
         before_trial()
         measured = _measure(recipe, root)
-    raw = _raw_bytes(recipe)
+    raw, metadata = _raw_bytes(recipe), layout.template(recipe, recipe.samples)
     cores = len(os.sched_getaffinity(0))
     processes = max(1, min(workers, len(wanted) - done, cores))
     made = Plan(
@@ -124,9 +124,9 @@ def plan(
         samples=recipe.samples,
         parts=len(wanted),
         done=done,
-        files=_files(recipe),
+        files=_chunks(recipe) + len(metadata) + len(wanted) + 1,  # and the manifest
         raw_bytes=raw,
-        stored_bytes=None if measured is None else _stored_bytes(measured, raw, len(wanted)),
+        stored_bytes=None if measured is None else _stored_bytes(measured, raw, len(wanted), metadata),
         workers=workers,
         processes=processes,
         seconds=None
@@ -186,19 +186,17 @@ def _raw_bytes(recipe: Recipe) -> int:
     return sum(recipe.samples.values()) * values * size
 
 
-def _stored_bytes(trial: Trial, raw: int, num_parts: int) -> int:
-    return round(raw * trial.stored_bytes / max(trial.raw_bytes, 1)) + num_parts * trial.record_bytes
+def _stored_bytes(trial: Trial, raw: int, num_parts: int, metadata: Mapping[str, bytes]) -> int:
+    values = raw * trial.stored_bytes / max(trial.raw_bytes, 1)
+    return round(values) + num_parts * trial.record_bytes + sum(map(len, metadata.values()))
 
 
-def _files(recipe: Recipe) -> int:
-    """Chunks, metadata, records and the manifest."""
-    chunks = sum(
+def _chunks(recipe: Recipe) -> int:
+    return sum(
         math.ceil(count / recipe.chunk(name))
         for count in recipe.samples.values()
         for name in recipe.variables
     )
-    metadata = len(layout.template(recipe, recipe.samples))
-    return chunks + metadata + len(parts.parts_of(recipe)) + 1
 
 
 def _measure(recipe: Recipe, root: Path) -> Trial:

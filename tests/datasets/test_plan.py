@@ -61,6 +61,7 @@ def test_counts_are_those_of_the_dataset_that_is_made(
     files = [path for path in made.store.rglob("*") if path.is_file() and path.name != ".lock"]
     facts = [path for path in files if path.name in (planning.FACTS, "certificate.json")]
     assert before.files == len(files) - len(facts)
+    assert before.stored_bytes == pytest.approx(made.dataset.bytes, rel=0.25)
     after = plan(heat(), tmp_path)
     assert (after.done, after.trial) == (4, before.trial)
     assert len(in_process) == 1
