@@ -15,6 +15,7 @@ import typer
 
 from dlde import __version__
 from dlde.cli import data, demo, jobs, listing, models, runs
+from dlde.cli.plan import plan
 from dlde.cli.predict import predict
 from dlde.cli.serve import serve
 from dlde.cli.tune import tune
@@ -36,6 +37,7 @@ app.command("train")(jobs.train)
 app.command("tune")(tune)
 app.command("evaluate")(jobs.evaluate)
 app.command("reproduce")(jobs.reproduce)
+app.command("plan")(plan)
 app.command("predict")(predict)
 app.command("serve")(serve)
 app.command("demo")(demo.demo)

@@ -211,25 +211,55 @@ def certify(
 @app.command()
 def plot(
     target: Target,
-    split: Annotated[str, typer.Option("--split", help="Which split to draw from.")] = "train",
-    samples: Annotated[int, typer.Option("--samples", min=1, max=24, help="How many samples.")] = 6,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which split to draw from (default: train, or the first).")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, max=64, help="How many samples (default: what fits).")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which random samples.")] = 0,
+    variable: Annotated[
+        list[str] | None, typer.Option("--variable", help="Draw this one; may be given several times.")
+    ] = None,
+    time: Annotated[
+        list[float] | None,
+        typer.Option("--time", help="A frame nearest this time; may be given several times."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Default: under the storage root.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=".png, or .gif or .mp4 for what moves. Default: a .png under the storage root.",
+        ),
     ] = None,
     set_: Set = None,
     preset: Preset = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Draw random samples as space-time images."""
-    from dlde.datasets.plot import plot as draw
-    from dlde.datasets.plot import png
+    """Draw random samples: fields, trajectories, images or graphs, as their dimensions say.
+
+    With -o FILE.gif or FILE.mp4 an animation of fields over time.
+    """
+    from dlde.datasets import plot as pictures
     from dlde.files import write_atomically
 
+    suffix = pictures.check_output(output) if output else ".png"
     dataset = _dataset(target, preset, set_, root)
+    held = dataset.info.samples
+    split = split or ("train" if "train" in held else next(iter(held)))
+    names = variable or ()
+    if suffix == ".png":
+        figure = pictures.plot(dataset, split, samples, seed, variables=names, times=time or ())
+        content = pictures.png(figure)
+    elif time:
+        raise InputError(f"--time chooses frames of a picture; {output} shows all stored times")
+    else:
+        content = pictures.film(dataset, suffix, split, samples, seed, variables=names)
     path = output or dataset.store.parent.parent / "figures" / f"{dataset.store.stem}-{split}.png"
-    write_atomically(path, png(draw(dataset, split, samples, seed)))
+    write_atomically(path, content)
     emit({**_summary(dataset), "figure": str(path)}, str(path), as_json=as_json)
 
 

@@ -121,7 +121,7 @@ def _shown(
         if name not in kinds:
             raise GridError(
                 f"there is no picture of variable {name!r} of dataset {info.recipe!r}, with dimensions "
-                f"{_list(_dims(info.variables[name]))}; there is one of {_list(kinds) or 'none'}"
+                f"{_list(_dims(info.variables[name]))}; drawable: {_list(kinds) or 'none'}"
             )
     if not kinds:
         raise GridError(

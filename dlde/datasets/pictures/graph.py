@@ -55,7 +55,7 @@ def graph(shown: Shown) -> Figure:
             )  # fmt: skip
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
         for handle in legend.legend_handles:
-            handle.set_sizes([30])  # type: ignore[union-attr]
+            handle.set_sizes([30])
     axes.autoscale_view()
     whole = f"{nodes} nodes, {adjacency.nnz // 2} edges"
     rest = f"; drawn is the largest of {count} components, {len(kept)} nodes" if count > 1 else ""

@@ -72,7 +72,7 @@ class Sheet:
         axes = self.figure.add_axes(self._box(x, low, 0.13, high - low))
         bar = self.figure.colorbar(image, cax=axes)
         bar.set_label(label, fontsize=10, color=INK)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK, length=3, width=0.6)
 
     def note(self, text: str) -> None:

@@ -71,7 +71,7 @@ def _flat(values: Values) -> Values:
 
 
 def _count(shown: Shown, name: str) -> int:
-    return _flat(shown.values[name]).shape[-1]
+    return int(np.prod(shown.values[name].shape[2:]))
 
 
 def _meaning(shown: Shown, name: str, entry: int) -> str:
@@ -127,8 +127,6 @@ def _draw_portrait(sheet: Sheet, shown: Shown, name: str) -> None:
         look.tidy(axes)
         axes.set_ylabel(names[1], fontsize=10)
     else:
-        import mpl_toolkits.mplot3d  # noqa: F401 (its import makes the projection known)
-
         axes = sheet.figure.add_axes(box, projection="3d")
         axes.set_box_aspect(None, zoom=0.88)
         axes.set_zlabel(names[2], fontsize=9)
