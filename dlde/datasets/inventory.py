@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlde.datasets import layout, parts
+from dlde.datasets import certificate, layout, parts
 from dlde.errors import DataError, DldeError, InputError, nearest
 from dlde.files import locked
-
-CERTIFICATE = "certificate.json"
 
 Models = Mapping[str, Sequence[str]]  # content digest -> the registered models that were made from it
 
@@ -139,7 +137,7 @@ def _entry(store: Path, models: Models) -> Entry:
     common: dict[str, Any] = {
         "store": str(store),
         "bytes": size(store),
-        "certificate": _verdict(store / CERTIFICATE),
+        "certificate": _verdict(store / certificate.FILE),
     }
     try:
         manifest = layout.read_manifest(store)

@@ -19,15 +19,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from dlde.datasets import inventory, layout, parts
+from dlde.datasets import inventory, layout, parts, tolerance
 from dlde.datasets.dataset import check_identity, find_records
+from dlde.datasets.generate import FACTS
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, DataError
 from dlde.files import disk_full_named, write_json
 from dlde.problems.recorded import Recorded
 from dlde.spec import Spec
 
-FACTS = "facts.json"  # in a store: what its generation took
 WARM_SECONDS = 2.0  # a quicker first computation is repeated: it was mostly a warming up
 
 
@@ -103,8 +103,15 @@ def plan(
     there was one; `before_trial` is called where there will be one. The dataset itself is not touched.
     Raises what generating the first part would raise, such as NonFiniteError; StoreMismatchError where the
     store is another recipe's; DataError where the trial's process is killed.
+
+    The solver of a recipe with a tolerance is searched first, as generating does; without `trial` it must
+    have been found before, DataError else.
     """
     root = Path(root)
+    if trial:
+        recipe = tolerance.resolved(recipe, root, lambda done, total, note: None)
+    else:
+        recipe = tolerance.known(recipe, root)
     store = recipe.store(root)
     path = root / "plans" / f"{store.stem}.json"
     wanted = parts.parts_of(recipe)
@@ -285,6 +292,11 @@ def _warnings(made: Plan, root: Path, cores: int, held: int) -> list[str]:
         found.append(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free under {root}")
     if made.workers > cores:
         found.append(f"{made.workers} workers on {cores} cores: the time is that of {made.processes}")
+    load = os.getloadavg()[0]
+    if made.trial and load > 0.5 * cores:
+        found.append(
+            f"others work on this machine (load {load:.1f} on {cores} cores): times are those of now"
+        )
     memory = _available_memory()
     if made.trial and memory is not None and made.processes * made.trial.peak_bytes > memory:
         found.append(

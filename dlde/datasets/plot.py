@@ -135,14 +135,16 @@ def _shown(
             + ", ".join(f"{name} has dimensions {_list(_dims(info.variables[name]))}" for name in chosen)
         )
     kind = next(iter(groups))[0]
-    count = samples or (min(SAMPLES[kind], SIDE_BY_SIDE) if _beside(kind, chosen) else SAMPLES[kind])
-    count = min(count, info.samples[split])
+    count = min(samples or _usual(kind, len(chosen)), info.samples[split])
     numbers = np.sort(np.random.default_rng(seed).choice(info.samples[split], count, replace=False))
     return kind, take(dataset, split, numbers.tolist(), chosen)
 
 
-def _beside(kind: str, names: Sequence[str]) -> bool:
-    return len(names) > 1 and kind in ("space-time", "still")
+def _usual(kind: str, num_variables: int) -> int:
+    """How many samples make a picture of a good size."""
+    if num_variables > 1 and kind in ("space-time", "still"):
+        return SIDE_BY_SIDE
+    return max(1, SAMPLES[kind] // num_variables) if kind == "frames" else SAMPLES[kind]
 
 
 def _kinds(dataset: Dataset) -> dict[str, str]:

@@ -39,13 +39,13 @@ def only(root: Path, models: inventory.Models | None = None) -> inventory.Entry:
 
 def test_a_complete_store(made: Generated, tmp_path: Path) -> None:
     entry = only(tmp_path, {made.digest: ["heat/1", "heat/2"], "ab" * 32: ["other/1"]})
-    assert (entry.name, entry.problem, entry.state) == ("heat", "heat", "complete")
+    assert (entry.name, entry.problem, entry.state) == ("heat", HEAT["problem"]["name"], "complete")
     assert entry.samples == {"train": 20, "test": 5}
     assert (entry.parts, entry.missing, entry.digest) == (4, 0, made.digest)
     assert entry.bytes == made.dataset.bytes
     assert entry.contents == {made.digest: {"train": 20, "test": 5}}
     assert entry.models == ("heat/1", "heat/2")
-    assert (entry.certificate, entry.damage) == (None, "")
+    assert (entry.certificate, entry.damage) == ("passed", "")
     json.dumps(entry.dump())
 
 
@@ -130,6 +130,8 @@ def test_other_folders_do_not_disturb(made: Generated, tmp_path: Path) -> None:
 def test_the_certificate_s_verdict(made: Generated, tmp_path: Path, text: str, verdict: str) -> None:
     (made.store / "certificate.json").write_text(text)
     assert only(tmp_path).certificate == verdict
+    (made.store / "certificate.json").unlink()
+    assert only(tmp_path).certificate is None
 
 
 def test_remove_frees_what_it_says(made: Generated, heat: Heat, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from dlde.spec import digest_of
 
 RECIPE: dict[str, Any] = {
     "name": "paths",
-    "problem": {"name": "ornstein-uhlenbeck", "dims": 2, "path": {"steps": 20}},
+    "problem": {"name": "ornstein-uhlenbeck", "dims": 2, "path": {"steps": 100}},
     "num_points": [],
     "times": {"stop": 1.0, "count": 5},
     "samples": {"train": 10, "test": 3},
-    "solver": {"dt": 0.1},
+    "solver": {"dt": 0.01},
     "storage": {"part": 4},
 }
 
@@ -92,16 +92,15 @@ def test_a_digest_from_before_there_were_such_dimensions_is_still_valid() -> Non
 def test_a_picture_of_paths(dataset: Dataset) -> None:
     figure = plot(dataset, samples=4)
     lines = [len(axes.lines) for axes in figure.axes]
-    assert lines == [5] * 4  # the median, and four samples, of each entry of both variables
-    labels = {axes.get_ylabel() for axes in figure.axes}
-    assert "process state (dimensionless)" in labels
-    assert "driving path control (dimensionless)" in labels
+    assert lines == [4] * 4 + [8]  # four samples of each entry of both variables; with their starts
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["state 0", "state 1", "control 0", "control 1", "state 1"]
     assert png(figure) == png(plot(dataset, samples=4)) != png(plot(dataset, samples=4, seed=1))
 
 
 def test_one_time_cannot_be_drawn(tmp_path: Path) -> None:
     recipe = Recipe.parse({**RECIPE, "times": [1.0], "samples": {"train": 1}}, source="test")
-    with pytest.raises(GridError, match="has no variable of time and one axis"):
+    with pytest.raises(GridError, match="has no variable to draw"):
         plot(generate(recipe, tmp_path).dataset)
 
 

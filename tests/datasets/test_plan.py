@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from dlde.datasets import certificate
 from dlde.datasets import plan as planning
-from dlde.datasets.generate import generate
+from dlde.datasets.generate import FACTS, generate
 from dlde.datasets.plan import Fact, Plan, Trial, forecast, plan
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DataError, NonFiniteError
+from tests.datasets.conftest import HEAT
 
 Heat = Callable[..., Recipe]
 TRIAL = Trial(
@@ -59,7 +61,7 @@ def test_counts_are_those_of_the_dataset_that_is_made(
     assert before.seconds is not None
     made = generate(heat(), tmp_path)
     files = [path for path in made.store.rglob("*") if path.is_file() and path.name != ".lock"]
-    facts = [path for path in files if path.name in (planning.FACTS, "certificate.json")]
+    facts = [path for path in files if path.name in (FACTS, certificate.FILE)]
     assert before.files == len(files) - len(facts)
     assert before.stored_bytes == pytest.approx(made.dataset.bytes, rel=0.25)
     after = plan(heat(), tmp_path)
@@ -107,7 +109,7 @@ def test_without_a_trial_an_earlier_one_counts(heat: Heat, tmp_path: Path, in_pr
 
 def test_the_fact_beside_the_forecast(heat: Heat, tmp_path: Path, in_process: list[str]) -> None:
     made = generate(heat(), tmp_path)
-    (made.store / planning.FACTS).write_text(
+    (made.store / FACTS).write_text(
         json.dumps({"seconds": 12.5, "workers": 1, "computed": 4, "peak_bytes": 10, "bytes": 20, "more": 1})
     )
     found = plan(heat(), tmp_path)
@@ -119,7 +121,7 @@ def test_the_fact_beside_the_forecast(heat: Heat, tmp_path: Path, in_process: li
 
 @pytest.mark.parametrize("text", ["{", "3", "{}", '{"seconds": "long", "workers": 1, "computed": 1}'])
 def test_facts_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / planning.FACTS).write_text(text)
+    (tmp_path / FACTS).write_text(text)
     assert Fact.of(tmp_path) is None
     assert Fact.of(tmp_path / "nowhere") is None
 
@@ -130,7 +132,9 @@ def test_too_little_room_is_said(
     usage: Any = type("Usage", (), {"free": 10})
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(planning, "_available_memory", lambda: 10**6)
-    disk, memory = plan(heat(), tmp_path).warnings
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e3, 0.0, 0.0))
+    disk, load, memory = plan(heat(), tmp_path).warnings
+    assert "load 1000.0 on" in load
     assert "0.0 GB are free under" in disk
     assert "a smaller storage.part" in memory
 
@@ -138,8 +142,8 @@ def test_too_little_room_is_said(
 def test_what_cannot_be_solved_is_found_by_the_trial(
     heat: Heat, tmp_path: Path, in_process: list[str]
 ) -> None:
-    recipe = heat(problem={"name": "heat", "fails_above": -1e9})
-    with pytest.raises(NonFiniteError, match=r"use a smaller solver\.dt"):
+    recipe = heat(problem={**HEAT["problem"], "fails_above": -1e9})
+    with pytest.raises(NonFiniteError, match=r"[Uu]se a smaller solver\.dt"):
         plan(recipe, tmp_path)
 
 

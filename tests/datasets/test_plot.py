@@ -19,6 +19,7 @@ from dlde.datasets.pictures import graph, look
 from dlde.datasets.plot import check_output, film, plot, png
 from dlde.datasets.recipe import Recipe
 from dlde.errors import GridError, InputError, UnknownNameError
+from tests.datasets.conftest import HEAT
 
 Import = Callable[..., Dataset]
 
@@ -75,7 +76,7 @@ def test_panels_share_one_colour_scale_and_say_what_they_show(
     assert low == -high
     assert {"temperature u (K)", "x (m)", "time", "t = 0", "t = 1"} <= words(figure)
     assert figure.texts[0].get_text() == "heat, train"
-    assert figure.texts[1].get_text().startswith("heat   ·   diffusivity 0.01")
+    assert figure.texts[1].get_text().startswith(f"{HEAT['problem']['name']}   ·   diffusivity 0.01")
     assert (
         png(plot(dataset, samples=1))
         == png(plot(dataset, samples=1))

@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy import sparse
 from scipy.sparse import csgraph
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from dlde.datasets.pictures import look
 from dlde.datasets.pictures.look import FAINT, Sheet
@@ -17,7 +17,6 @@ from dlde.datasets.pictures.shown import Shown, Values
 
 SIZE = 7.0  # of the drawing (inches)
 DENSE = 400  # nodes up to which all eigenvectors are found at once
-VECTORS = 8
 CLASSES = 20
 
 
@@ -39,7 +38,7 @@ def graph(shown: Shown) -> Figure:
     axes.set_axis_off()
     axes.set_aspect("equal")
     rows, columns = sparse.triu(adjacency[kept][:, kept]).nonzero()
-    alpha = float(np.clip(300 / max(len(rows), 1), 0.12, 0.7))
+    alpha = float(np.clip(2000 / max(len(rows), 1), 0.2, 0.8))
     lines = np.stack([places[rows], places[columns]], axis=1)
     axes.add_collection(LineCollection(list(lines), colors=FAINT, linewidths=0.5, alpha=alpha, zorder=1))
     area = np.clip(SIZE**2 * 72**2 / (60 * len(kept)), 3, 90) * (0.6 + 0.4 * degree / degree.mean().clip(1))
@@ -78,19 +77,40 @@ def _spectral(adjacency: Any) -> Values:
     nodes = adjacency.shape[0]
     if nodes <= 3:
         return np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]])[:nodes]
-    laplacian, degree = csgraph.laplacian(adjacency, normed=True, return_diag=True)
+    # Symmetric graphs have multiple eigenvalues, of which one start vector finds one eigenvector alone:
+    # edges of slightly different weights separate them.
+    upper = sparse.triu(adjacency, k=1).tocsr()
+    upper.data *= 1 + 0.05 * np.random.default_rng(0).random(len(upper.data))
+    laplacian, degree = csgraph.laplacian(upper + upper.T, normed=True, return_diag=True)
     if nodes <= DENSE:
         _, vectors = np.linalg.eigh(laplacian.toarray())
         vectors = vectors[:, 1:3]
     else:
-        shifted = 2 * sparse.identity(nodes) - laplacian  # the smallest become the largest: no factorisation
-        start = np.random.default_rng(0).standard_normal(nodes)
-        values, vectors = eigsh(shifted.tocsr(), k=VECTORS, which="LA", v0=start, tol=1e-4, ncv=40)
-        vectors = vectors[:, np.argsort(-values)[1:3]]
+        vectors = _smoothest(laplacian)
     vectors = vectors / degree[:, None].clip(1e-9)
     vectors *= np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])  # eigenvectors have no sign
-    ranks = vectors.argsort(0).argsort(0) / (nodes - 1)  # even use of the square
-    return np.asarray(ranks, np.float64)
+    low, high = vectors.min(0), vectors.max(0)
+    values = (vectors - low) / (high - low).clip(1e-12)
+    if values.std(0).min() < 0.15:  # nearly all nodes in one place: their order uses the square evenly
+        values = vectors.argsort(0).argsort(0) / (nodes - 1)
+    return np.asarray(values, np.float64)
+
+
+def _smoothest(laplacian: Any) -> Values:
+    """The second and third eigenvectors from below (nodes, 2), without a factorisation.
+
+    Where they take too long to converge, smoothed random vectors serve.
+    """
+    nodes, generator = laplacian.shape[0], np.random.default_rng(0)
+    averaging = (sparse.identity(nodes) - laplacian / 2).tocsr()  # the smallest become the largest, 1
+    start = generator.standard_normal((nodes, 3))
+    try:
+        values, vectors = eigsh(averaging, k=6, which="LA", v0=start[:, 0], tol=1e-7, ncv=40, maxiter=500)
+        return np.asarray(vectors[:, np.argsort(-values)[1:3]])
+    except ArpackNoConvergence:
+        for _ in range(200):
+            start, _ = np.linalg.qr(averaging @ start)
+        return start[:, 1:]
 
 
 def _spread(adjacency: Any, places: Values, steps: int = 60) -> Values:

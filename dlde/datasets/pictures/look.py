@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dlde.datasets.pictures.shown import Shown, Values
+from dlde.datasets.pictures.shown import Field, Shown, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, FAINT = "#24292f", "#57606a", "#9aa4af"
-LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.2, 1.0, 0.6  # margins (inches)
+LEFT, RIGHT, BOTTOM = 0.85, 1.4, 0.6  # margins (inches)
 LINES = ("#1f4e79", "#e07b39", "#3a923a", "#8c4f9e", "#b03a48", "#c2a300", "#2a9d8f", "#6b7280")
 
 
@@ -64,14 +64,15 @@ class Sheet:
         tidy(axes)
         return axes
 
-    def bar(self, image: Any, label: str, first: int, last: int) -> None:
+    def bar(self, image: Any, field: Field, first: int, last: int) -> None:
         """A colour bar beside the rows from `first` to `last`."""
         low = self.bottom + (self.rows - 1 - last) * (self.panel[1] + self.gaps[1])
         high = self.bottom + (self.rows - 1 - first) * (self.panel[1] + self.gaps[1]) + self.panel[1]
         x = self.left + self.columns * self.panel[0] + (self.columns - 1) * self.gaps[0] + 0.2
         axes = self.figure.add_axes(self._box(x, low, 0.13, high - low))
         bar = self.figure.colorbar(image, cax=axes)
-        bar.set_label(label, fontsize=10, color=INK)
+        lines = textwrap.wrap(field.label, max(10, int((high - low) / 0.085)))
+        bar.set_label("\n".join(lines) if len(lines) <= 2 else field.brief, fontsize=10, color=INK)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK, length=3, width=0.6)
 

@@ -19,34 +19,34 @@ COMPONENTS = 4  # of a variable, at most, that are drawn
 
 
 def paths(shown: Shown) -> Figure:
-    """A row for each component, chosen samples over bands of all; beside it the phase portrait.
+    """A column for each variable, a row for each component: chosen samples over bands of all.
 
-    The bands hold half and nine tenths of the samples; a portrait is of states of two or three components.
+    The bands hold half and nine tenths of the samples. Beside them the phase portrait of the first variable
+    of two or three components.
     """
     portrait = _portrait(shown)
     entries = {name: range(min(_count(shown, name), COMPONENTS)) for name in shown.values}
-    if portrait is None:  # a column for each variable
-        cells = [(row, column, name, row) for column, name in enumerate(entries) for row in entries[name]]
-        rows, columns = max(map(len, entries.values())), len(entries)
-        width, right = (4.4, 0.3) if columns > 1 else (6.8, 0.3)
-    else:
-        flat = [(name, entry) for name in entries for entry in entries[name]]
-        cells = [(row, 0, name, entry) for row, (name, entry) in enumerate(flat)]
-        rows, columns, width, right = len(flat), 1, 4.9, 5.1
+    rows, columns = max(map(len, entries.values())), len(entries)
+    width = 4.4 if columns > 1 else 6.8 if portrait is None else 4.9
+    right = 0.3 if portrait is None else 5.1
     height = 1.9 if rows > 1 else 2.8
     sheet = Sheet(shown, rows, columns, (width, height), gaps=(0.75, 0.16), right=right, top=0.18)
     everyone, count = _everyone(shown)
-    for row, column, name, entry in cells:
-        axes = sheet.axes(row, column)
-        _draw(axes, shown, name, entry, everyone[name] if count >= LEAST else None)
-        last = all(cell[:2] != (row + 1, column) for cell in cells)
-        axes.tick_params(labelbottom=last)
-        if last:
-            axes.set_xlabel(shown.time_label, fontsize=10)
-        if row == column == 0 and count >= LEAST:
-            look.name(axes, 0.0, f"grey: median, half and nine tenths of {count} samples", color=FAINT)
-        elif row == 0 and portrait is None:
-            look.name(axes, 0.0, shown.variable(name).long_name, color=FAINT)
+    for column, name in enumerate(entries):
+        for row in entries[name]:
+            axes = sheet.axes(row, column)
+            _draw(axes, shown, name, row, everyone[name] if count >= LEAST else None)
+            last = row == entries[name][-1]
+            axes.tick_params(labelbottom=last)
+            if last:
+                axes.set_xlabel(shown.time_label, fontsize=10)
+            if row == column == 0 and count >= LEAST:
+                look.name(axes, 0.0, f"grey: median, half and nine tenths of {count} samples", color=FAINT)
+            elif row == 0 and column > 0:
+                look.name(axes, 0.0, shown.variable(name).long_name, color=FAINT)
+            if row == 0 and _count(shown, name) > COMPONENTS:
+                text = f"the first {COMPONENTS} of {_count(shown, name)}"
+                look.name(axes, 1.0, text, color=FAINT, ha="right")
     if portrait is not None:
         _draw_portrait(sheet, shown, portrait)
     return sheet.figure

@@ -79,7 +79,8 @@ class Field:
     """One scalar field to draw: of a variable, or of one of its components."""
 
     label: str  # of its colour bar
-    short: str
+    brief: str  # the same without the long name, where there is little room
+    short: str  # its name alone
     values: Values  # (sample, [time,] *space), closed where an axis is periodic
     axes: tuple[str, ...]
     points: tuple[Values, ...]  # of each axis
@@ -116,6 +117,7 @@ def _fields_of(shown: Shown, name: str) -> Iterator[Field]:
         meaning = short if variable.sizes or variable.long_name == name else f"{variable.long_name} {name}"
         yield Field(
             label=label(meaning + where, variable.units),
+            brief=label(short + where, variable.units),
             short=short,
             values=values[..., entry],
             axes=tuple(space[:2]),

@@ -73,9 +73,9 @@ def frames(shown: Shown, times: Sequence[int]) -> Figure:
             if row == 0:
                 look.name(axes, 0.5, time_text(shown.times[time], units), inches=0.24, ha="center", color=INK)
         if len(found) > 1:
-            sheet.bar(image, field.label, row, row)
+            sheet.bar(image, field, row, row)
     if len(found) == 1:
-        sheet.bar(image, found[0].label, 0, len(rows) - 1)
+        sheet.bar(image, found[0], 0, len(rows) - 1)
     return sheet.figure
 
 
@@ -87,7 +87,7 @@ def spread(times: Values, count: int = FRAMES) -> list[int]:
 
 def time_text(time: float, units: str) -> str:
     """`t = 0.25 s`."""
-    return f"t = {time:.4g}" + ("" if units == "dimensionless" else f" {units}")
+    return f"t = {time:.6g}" + ("" if units == "dimensionless" else f" {units}")
 
 
 def axis_label(shown: Shown, axis: str) -> str:
@@ -136,7 +136,7 @@ def _table(
             row, column = divmod(place, columns) if len(found) == 1 else (number, place)
             last = place + columns >= count if len(found) == 1 else row == rows - 1
             image = draw(sheet, row, column, field, place, last)
-        sheet.bar(image, field.label, *((0, rows - 1) if len(found) == 1 else (number, number)))
+        sheet.bar(image, field, *((0, rows - 1) if len(found) == 1 else (number, number)))
     return sheet.figure
 
 
