@@ -138,7 +138,7 @@ def test_wrong_input_is_refused_with_every_mistake_and_nothing_started(called: D
         (["train", "neural-operator", "--set", "method.name=fnoo"], "unknown method 'fnoo'"),
         (
             ["train", "neural-operator", "--set", "data.solutions=burgers-1d"],
-            "did you mean 'burgers-1d-grf'?",
+            "did you mean 'burgers-1d-grf'",
         ),
         (["train", "neural-operator", "--set", "data.x.y=1"], "no data in the role 'x'"),
         (["train", "neural-operator", "--workers", "3"], "batch=20 cannot be shared equally by 3 workers"),

@@ -85,7 +85,7 @@ def _shown(what: What, name: str, preset: str | None) -> dict[str, Any]:
 
 def _fields(noun: Any, place: str = "", default: Any = None) -> dict[str, dict[str, Any]]:
     """Type and default of every field, those of nested nouns by their dotted place."""
-    from pydantic_core import PydanticUndefined
+    from pydantic_core import PydanticUndefined, to_jsonable_python
 
     from dlde.spec import Spec
 
@@ -98,7 +98,7 @@ def _fields(noun: Any, place: str = "", default: Any = None) -> dict[str, dict[s
             kind = getattr(field.annotation, "__name__", "") if not str(field.annotation).count("[") else ""
             found[f"{place}{key}"] = {
                 "type": kind or str(field.annotation).replace("typing.", ""),
-                "default": "required" if value is PydanticUndefined else value,
+                "default": "required" if value is PydanticUndefined else to_jsonable_python(value),
             }
     return found
 

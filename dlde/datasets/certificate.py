@@ -240,7 +240,7 @@ def _order_at(
         if len(levels) < 4:
             continue
         sizes = [_size(recipe, a, b) for a, b in itertools.pairwise(levels)]
-        if sizes[0] < COARSE and sizes[-1] > NOISE:
+        if sizes[-1] > NOISE and NOISE < sizes[0] < COARSE:
             return math.log2(sizes[0] / sizes[-1]) / 2, tuple(zip(factors, sizes, strict=False))
     return None, ()
 

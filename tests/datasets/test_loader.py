@@ -39,7 +39,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
     def make(**fields: Any) -> Dataset:
         if (key := repr(fields)) not in made:
             raw = {
-                "problem": {"name": "heat"},
+                "problem": {"name": "slab"},
                 "num_points": [32],
                 "times": {"stop": 1.0, "count": 5},
                 "samples": {"train": 20, "test": 5},
