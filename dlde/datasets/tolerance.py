@@ -1,16 +1,20 @@
 """The cheapest solver that meets a stated tolerance, found once per recipe and storage root.
 
 A habit such as "1024 points, dt 1e-3" costs up to forty times what its accuracy is worth. Grid and step
-are coarsened from a setting that has converged, as long as random instances stay within half the
-tolerance; then others confirm it. What is found names the store like any other solver, so that nothing
+are coarsened from a setting that has converged, as long as random instances stay within most of
+the tolerance; then others confirm it. What is found names the store like any other solver, so that nothing
 depends on how it was found.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+
+from scipy.fft import next_fast_len
 
 from dlde.datasets import certificate
 from dlde.datasets.instances import batch
@@ -20,8 +24,8 @@ from dlde.files import write_json
 from dlde.problem import Solver
 from dlde.spec import digest_of
 
-SEARCHED, CONFIRMED = 4, 8  # instances
-MARGIN = 0.5  # of the tolerance, that a searched instance may use up
+SEARCHED, CONFIRMED = 12, 12  # instances: rare ones are ten times as hard as most
+MARGIN = 0.7  # of the tolerance, that a searched instance may use up
 REFINEMENTS = 6  # of the recipe's solver, until it has converged
 Tell = Callable[[int, int, str], None]
 
@@ -64,8 +68,8 @@ def search(recipe: Recipe) -> tuple[Solver, float]:
 
     allowed = MARGIN * recipe.tolerance
     steps = [fine]  # from the finest to the cheapest: one step back where the confirmation fails
-    for coarsen in (_longer, _fewer, _longer):
-        while (coarser := coarsen(plain, steps[-1])) is not None:
+    for coarsen, factor in ((_longer, 2.0), (_fewer, 2.0), (_longer, 2.0), (_longer, 1.25), (_fewer, 1.2)):
+        while (coarser := coarsen(plain, steps[-1], factor)) is not None:
             if certificate.error(plain, drawn, coarser, reference) > allowed:
                 break
             steps.append(coarser)
@@ -97,18 +101,21 @@ def _converged(recipe: Recipe, tolerance: float) -> Solver:
     )
 
 
-def _longer(recipe: Recipe, solver: Solver) -> Solver | None:
-    return recipe.solvable.refined(solver, recipe.axes, 0.5)
+def _longer(recipe: Recipe, solver: Solver, factor: float) -> Solver | None:
+    """A longer step, and none beyond the distance of the stored times, which cuts it short."""
+    longer = recipe.solvable.refined(solver, recipe.axes, 1 / factor)
+    widest = max(later - earlier for earlier, later in pairwise((0.0, *recipe.times)))
+    return None if longer is None or longer == solver or longer.dt > widest else longer
 
 
-def _fewer(recipe: Recipe, solver: Solver) -> Solver | None:
-    """Half the points: those of a wall included."""
+def _fewer(recipe: Recipe, solver: Solver, factor: float) -> Solver | None:
+    """Fewer points, of a number that transforms like; with walls both ends are among them."""
     if not recipe.axes:
         return None
     points = solver.num_points or max(axis.num_points for axis in recipe.axes.values())
-    walls = any(axis.boundary != "periodic" for axis in recipe.axes.values())
-    half = (points - 1) // 2 + 1 if walls else points // 2
-    return Solver(**{**solver.model_dump(), "num_points": half}) if half >= 4 else None
+    ends = int(any(axis.boundary != "periodic" for axis in recipe.axes.values()))
+    fewer = next_fast_len(math.ceil((points - ends) / factor / 2), real=True) * 2 + ends
+    return Solver(**{**solver.model_dump(), "num_points": fewer}) if 4 <= fewer < points else None
 
 
 def _with(recipe: Recipe, solver: Solver) -> Recipe:
