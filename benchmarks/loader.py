@@ -17,7 +17,9 @@ import argparse
 import importlib.util
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +30,9 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
 from timing import in_turn, machine
+from torch.utils.data import DataLoader
 
+from dlde.datasets.bridges.exporting import export
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.loader import Loader
@@ -134,6 +138,57 @@ def by_h5py(dataset: Dataset, samples: int, folder: Path) -> Batches:
     return run
 
 
+def by_xbatcher(dataset: Dataset, samples: int) -> Batches:
+    """Its patches are one sample each, asked for in shuffled order: it has no exact shuffle of its own."""
+    import xbatcher
+
+    patches = xbatcher.BatchGenerator(
+        dataset.to_xarray("train")[["u"]], input_dims={"sample": 1, "time": SHAPE[0], "x": SHAPE[1]}
+    )
+    return one_by_one(lambda number: patches[number]["u"].values, samples)
+
+
+def by_the_well(dataset: Dataset, folder: Path) -> Batches:
+    """The samples as its HDF5, whole trajectories, by torch's DataLoader in this process."""
+    from the_well.data import WellDataset
+
+    export(dataset, "the-well", folder / "well", ("train",))
+    well = WellDataset(path=str(folder / "well"), n_steps_input=SHAPE[0], n_steps_output=0, return_grid=False)
+    loader = DataLoader(well, batch_size=BATCH, shuffle=True)
+
+    def run() -> Iterator[NDArray[np.float32]]:
+        for batch in loader:
+            yield batch["input_fields"][..., 0].numpy()
+
+    return run
+
+
+def decoded_by_two(dataset: Dataset, samples: int) -> Batches:
+    """What the codec gives on two threads: each reads and decodes every second batch, in order."""
+    files = [dataset.store / "train" / "u" / f"c.{i}.0.0" for i in range(samples)]
+    held = [np.empty((BATCH, *SHAPE), np.float32) for _ in range(4)]
+    content = [np.empty(max(path.stat().st_size for path in files), np.uint8) for _ in held]
+    pool = ThreadPoolExecutor(2)
+
+    def fill(number: int) -> NDArray[np.float32]:
+        place = number % len(held)
+        for row, path in enumerate(files[number * BATCH : (number + 1) * BATCH]):
+            descriptor = os.open(path, os.O_RDONLY)
+            found = os.preadv(descriptor, [content[place]], 0)
+            os.close(descriptor)
+            blosc.decompress(content[place][: found - 4], held[place][row])
+        return held[place]
+
+    def run() -> Iterator[NDArray[np.float32]]:
+        waiting = deque(pool.submit(fill, number) for number in range(2))
+        for number in range(2, samples // BATCH + 2):
+            yield waiting.popleft().result()
+            if number < samples // BATCH:
+                waiting.append(pool.submit(fill, number))
+
+    return run
+
+
 def exhausted(batches: Batches) -> Callable[[], None]:
     def run() -> None:
         for _ in batches():
@@ -188,7 +243,12 @@ def measure(compression: str, samples: int, size: int, folder: Path) -> None:
         candidates["h5py, shuffled"] = by_h5py(dataset, samples, folder)
     else:
         candidates["read and decode in order, 1 thread"] = raw(dataset, samples, decode=True)
+        candidates["read and decode in order, 2 threads"] = decoded_by_two(dataset, samples)
     candidates["xarray, isel of each batch"] = by_xarray(dataset, samples)
+    if importlib.util.find_spec("xbatcher"):
+        candidates["xbatcher, shuffled"] = by_xbatcher(dataset, samples)
+    if importlib.util.find_spec("the_well") and compression == "none":
+        candidates["the_well, shuffled"] = by_the_well(dataset, folder)
     candidates["zarr-python, shuffled"] = one_by_one(
         open_array(dataset.store, "train", "u").__getitem__, samples
     )
