@@ -114,7 +114,7 @@ def train(
         training = loaded.training.model_copy(update={"workers": workers})
         loaded = loaded.model_copy(update={"training": training})
     walk = Walk(loaded, storage_root(root), tracked=tracked)
-    walk.generate(workers=workers or 1)
+    walk.generate(workers=workers)
     walk.train(fresh=fresh)
     metrics: dict[str, float] = walk.evaluate().detail["metrics"]
     return Trained(walk.job.run, walk.folder, loaded, metrics, walk.root)

@@ -333,15 +333,18 @@ class Walk:
         cluster: Cluster | None = None,
     ) -> None:
         self.pipeline, self.root, self.tracked, self.verbose = pipeline, root, tracked, verbose
-        self.cluster = cluster or Cluster()
+        self.cluster = cluster or Cluster(workers=1)
         self.parent = parent  # MLflow run that this one belongs to
         self.watch = watch or Watch()
         self.job = pipeline.job
         self.folder = self.job.folder(root)
         self.job.check(pipeline.training.workers or 1, pipeline.training)
 
-    def generate(self, *, workers: int = 1) -> list[Stage]:
-        """Every dataset of the pipeline, complete; what is there is compared with its digests when read."""
+    def generate(self, *, workers: int | None = None) -> list[Stage]:
+        """Every dataset of the pipeline, complete; what is there is compared with its digests when read.
+
+        `workers` goes before the cluster's own.
+        """
         stages = []
         for recipe in self.pipeline.data.values():
             began = time.monotonic()
@@ -422,7 +425,7 @@ class Walk:
     def __call__(self, *, fresh: bool = False) -> list[Stage]:
         """All four, in order."""
         return [
-            *self.generate(workers=self.pipeline.training.workers or 1),
+            *self.generate(workers=self.pipeline.training.workers),
             self.train(fresh=fresh),
             self.evaluate(),
             self.register(),

@@ -91,7 +91,7 @@ def train(
     """
     with watching() as watch:
         walk = _walk(pipeline, workers, cluster, set_, preset, variant, root, watch, verbose)
-        walk.generate(workers=workers or 1)
+        walk.generate(workers=workers)
         stage = walk.train(fresh=fresh)
         metrics = walk.evaluate().detail["metrics"]
     folder = walk.folder
@@ -256,8 +256,8 @@ def _walk(
     if workers is not None:
         fields["training.workers"] = workers
     pipeline = Pipeline.load(name, preset=preset, overrides=fields, variant=variant)
-    place = Cluster.load(cluster) if cluster else Cluster()
-    where = storage_root(root or place.root)
+    place = Cluster.load(cluster) if cluster else None
+    where = storage_root(root or (place.root if place else None))
     return Walk(pipeline, where, watch=watch, verbose=verbose, cluster=place)
 
 

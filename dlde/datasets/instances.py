@@ -50,7 +50,15 @@ def batch(recipe: Recipe, split: str, start: int, attempts: Sequence[int]) -> li
 
 
 def stacked(recipe: Recipe, drawn: Sequence[Instance]) -> dict[str, Tensor]:
-    """Instances as one batch, (batch, ...) per entry, on the recipe's device."""
+    """Instances as one batch, (batch, ...) per entry, on the recipe's device.
+
+    Raises InputError where this machine has no such device.
+    """
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"{recipe.name} is solved on a GPU (device: cuda), and this machine has none; generate it where "
+            "one is, or set device: cpu, which makes another dataset"
+        )
     return {
         name: torch.from_numpy(np.stack([one[name] for one in drawn])).to(recipe.device) for name in drawn[0]
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from dlde import ray_session
@@ -18,7 +19,7 @@ from dlde.cluster import Cluster, RayTasks
 from dlde.datasets.engines import Engine, Processes, Threads
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
-from dlde.errors import NonFiniteError, SpecError, UnknownNameError
+from dlde.errors import InputError, NonFiniteError, SpecError, UnknownNameError
 from tests.processes import children
 
 Heat = Callable[..., Recipe]
@@ -137,6 +138,37 @@ def test_the_cluster_file_chooses(tmp_path: Path) -> None:
         Cluster.load(str(file))
     with pytest.raises(UnknownNameError, match="unknown cluster 'locla'; did you mean 'local'"):
         Cluster.load("locla")
+
+
+def test_a_pipeline_generates_where_the_cluster_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dlde import pipeline
+
+    class Told(Exception):  # noqa: N818
+        pass
+
+    asked: list[Engine] = []
+
+    def generate(*_: object, engine: Engine, **__: object) -> None:
+        asked.append(engine)
+        raise Told
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    loaded = pipeline.Pipeline.load("neural-operator")
+    for cluster, workers in ((None, None), (None, 3), (Cluster(engine="threads", workers=5), None)):
+        with pytest.raises(Told):
+            pipeline.Walk(loaded, tmp_path, cluster=cluster).generate(workers=workers)
+    assert [(type(engine), engine.workers) for engine in asked] == [
+        (Processes, 1),
+        (Processes, 3),
+        (Threads, 5),
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: nothing to refuse")
+def test_a_device_that_is_not_there_is_named(heat: Heat, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"solved on a GPU .* this machine has none"):
+        generate(heat(device="cuda"), tmp_path)
+    assert not heat(device="cuda").store(tmp_path).exists()
 
 
 def test_memory_does_not_grow_with_the_dataset(heat: Heat, tmp_path: Path) -> None:
