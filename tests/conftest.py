@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+# Published data that some tests compare with; they are not part of the project.
+PUBLISHED = Path(os.environ.get("DLDE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
 TINY = (  # the whole path in seconds; nothing about it is accurate
     "data.solutions.problem.initial_condition={kind: gaussian, num_modes: 8}",
     "data.solutions.num_points=[64]",

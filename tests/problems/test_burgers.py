@@ -1,8 +1,5 @@
 """Burgers: the solver against Cole-Hopf and public references, its instances, and its refusals."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.io
@@ -15,6 +12,7 @@ from dlde.numerics.jets import Jet
 from dlde.numerics.jets import axes as coordinate_jets
 from dlde.problem import Exact, Solvable, Solver
 from dlde.problems.burgers import Burgers, GaussianField, Sine
+from tests.conftest import PUBLISHED
 
 torch.set_num_threads(1)
 SHOCK = Burgers(viscosity=0.01 / np.pi, domain=(-1.0, 1.0), boundary="dirichlet", initial_condition=Sine())
@@ -31,10 +29,9 @@ def relative_l2(u, reference):
 
 def public(name):
     """A public reference solution: x, t, u (t, x)."""
-    folder = os.environ.get("DLDE_TEST_DATA") or Path(__file__).parents[2].parent / "shared" / "data"
-    path = Path(folder) / "pde" / name
+    path = PUBLISHED / "pde" / name
     if not path.is_file():
-        pytest.skip(f"no pde/{name} in the folder of test data; set DLDE_TEST_DATA")
+        pytest.skip(f"no {path}: published data are not part of the project; set DLDE_TEST_DATA")
     data = scipy.io.loadmat(path)
     return data["x"].ravel(), data["t"].ravel(), torch.from_numpy(data["usol"].real.T.copy())
 
