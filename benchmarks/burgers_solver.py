@@ -14,13 +14,12 @@ os.environ.update(
 )
 
 import importlib.util
-import platform
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timing import machine, processor_time
 
 from dlde.numerics.random_fields import gaussian_field
 from dlde.numerics.spectral import Scheme, Stepper, Transform
@@ -68,7 +67,7 @@ def exponax(u0: torch.Tensor) -> Candidate:
 def main() -> None:
     torch.set_num_threads(1)
     rival = importlib.util.find_spec("exponax") is not None
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, batch {BATCH}")
+    print(f"{machine(1)}, batch {BATCH}")
     print("| points | precision | candidate | us a step | of exponax | difference |\n|" + " --- |" * 6)
     for dtype in (torch.float64, torch.float32):
         for num_points in (128, 256, 1024):
@@ -86,13 +85,7 @@ def main() -> None:
 def compare(candidates: dict[str, Candidate], num_points: int, precision: str) -> None:
     answers = {name: run() for name, run in candidates.items()}
     reference = answers["dlde if-rk4"]
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(REPEATS):
-        for name, run in candidates.items():
-            start = time.process_time()
-            run()
-            seconds[name].append((time.process_time() - start) / NUM_STEPS)
-    median = {name: float(np.median(times)) for name, times in seconds.items()}
+    median = {name: taken / NUM_STEPS for name, taken in processor_time(candidates, REPEATS).items()}
     for name, value in median.items():
         ratio = f"{median['exponax etdrk4'] / value:.2f}x" if "exponax etdrk4" in median else "-"
         difference = np.linalg.norm(answers[name] - reference) / np.linalg.norm(reference)

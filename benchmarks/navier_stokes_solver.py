@@ -16,13 +16,12 @@ os.environ.update(
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timing import machine
+from timing import machine, processor_time
 
 from dlde.numerics.random_fields import gaussian_field
 from dlde.numerics.spectral import Stepper, Transform
@@ -100,13 +99,7 @@ def main() -> None:
 def compare(candidates: dict[str, Candidate], precision: str, repeats: int) -> None:
     answers = {name: run() for name, run in candidates.items()}
     reference = answers["dlde if-rk4"]
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            start = time.process_time()
-            run()
-            seconds[name].append((time.process_time() - start) / NUM_STEPS)
-    median = {name: float(np.median(times)) for name, times in seconds.items()}
+    median = {name: taken / NUM_STEPS for name, taken in processor_time(candidates, repeats).items()}
     for name, value in median.items():
         ratio = f"{median['exponax etdrk4'] / value:.2f}x" if "exponax etdrk4" in median else "-"
         limit = f"{median['FFTs alone'] / value:.2f}"
