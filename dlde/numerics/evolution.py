@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dlde.numerics.differences import five_times
 from dlde.numerics.spectral import Stepper, Symbol, resample
 
 _CHECKED_TIMES = 8
@@ -29,23 +30,14 @@ def largest_stable_step(stepper: Stepper, rate: Symbol, dt: float) -> float:
 
 
 def stencil(times: Sequence[float], dt: float) -> tuple[list[float], float]:
-    """Five times around positive ones, `delta` apart, and delta: for `time_derivative`.
+    """Five times around positive ones, `delta` apart, and delta: for `differences.time_derivative`.
 
     delta is half a step, or less where stored times lie close. Of many times, 8 are taken at most.
     """
     positive = [t for t in times if t > 0]
     positive = positive[:: math.ceil(len(positive) / _CHECKED_TIMES) or 1]
     delta = min([dt / 2, *((b - a) / 8 for a, b in itertools.pairwise([0.0, *positive]))])
-    return [t + step * delta for t in positive for step in (-2, -1, 0, 1, 2)], delta
-
-
-def time_derivative(states: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """(batch, 5 times, ...) of a `stencil` -> the states in the middle and their derivatives in time.
-
-    Central differences of order 4; each (batch, times, ...).
-    """
-    before_2, before, middle, after, after_2 = (states[:, place::5] for place in range(5))
-    return middle, (8 * (after - before) - (after_2 - before_2)) / (12 * delta)
+    return five_times(positive, delta), delta
 
 
 def rounding(field: Tensor, delta: float, precision: str) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dlde.numerics.spectral import Transform
 from dlde.problem import Thresholds
+from dlde.problems.drawn import Positive
 from dlde.problems.initial_conditions import GaussianField, Sine, Waves
-from dlde.problems.periodic import AnyDimension, Change, Coefficients, Positive, Slope, laplacian
+from dlde.problems.periodic import AnyDimension, Change, Coefficients, Slope, laplacian
 
 
 class AllenCahn(AnyDimension):

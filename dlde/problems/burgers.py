@@ -15,9 +15,10 @@ from dlde.numerics.cole_hopf import cole_hopf, cole_hopf_periodic
 from dlde.numerics.jets import Jet
 from dlde.numerics.spectral import Scheme, Transform
 from dlde.problem import Axis, Exact, Interval, Residual, Thresholds, Variable
+from dlde.problems.drawn import Positive
 from dlde.problems.forcing import Forcing, RandomForcing, WaveForcing
 from dlde.problems.initial_conditions import GaussianField, Sine, Waves
-from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Positive, Slope, quadratic
+from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Slope, quadratic
 
 
 class Burgers(PeriodicEquation, Exact, Residual):

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from dlde.problem import Axis
+from dlde.problems.drawn import Positive
 from dlde.problems.initial_conditions import GaussianField, Sine, Waves
-from dlde.problems.periodic import Coefficients, Positive, Slope, Transport, laplacian
+from dlde.problems.periodic import Coefficients, Slope, Transport, laplacian
 
 
 class ConvectionDiffusion(Transport):

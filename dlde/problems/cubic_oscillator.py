@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
-from dlde.problems.ode_system import NonNegativeParameter, ODESystem, Parameters, PositiveParameter, Start
+from dlde.problems.drawn import NonNegative, Positive
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class CubicOscillator(ODESystem):
@@ -22,8 +23,8 @@ class CubicOscillator(ODESystem):
     scheme: ClassVar[Scheme] = "dop853"
     components: ClassVar = ("x", "y")
 
-    damping: NonNegativeParameter = 0.1
-    coupling: PositiveParameter = 2.0
+    damping: NonNegative = 0.1
+    coupling: Positive = 2.0
     start: Start = (Interval(low=1.0, high=2.0), Interval(low=-1.0, high=1.0))
 
     def vector_field(self, t: float, y: Tensor, p: Parameters) -> Tensor:

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from dlde.problem import Interval
-from dlde.problems.ode_system import (
-    NonNegativeParameter,
-    Parameters,
-    PositiveParameter,
-    SolvedODE,
-    Start,
-)
+from dlde.problems.drawn import NonNegative, Positive
+from dlde.problems.ode_system import Parameters, SolvedODE, Start
 
 
 class DampedOscillator(SolvedODE):
@@ -26,8 +21,8 @@ class DampedOscillator(SolvedODE):
 
     components: ClassVar = ("position", "velocity")
 
-    damping: NonNegativeParameter = 0.1
-    frequency: PositiveParameter = 1.0
+    damping: NonNegative = 0.1
+    frequency: Positive = 1.0
     start: Start = (Interval(low=-2.5, high=2.5), Interval(low=-2.5, high=2.5))
 
     def vector_field(self, t: float, y: Tensor, p: Parameters) -> Tensor:

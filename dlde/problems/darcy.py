@@ -25,6 +25,7 @@ from dlde.numerics.elliptic import (
 )
 from dlde.numerics.multigrid import solve_by_multigrid
 from dlde.problem import Array, Axis, Interval, Problem, Solvable, Solver, Thresholds, Variable
+from dlde.problems.drawn import check_field
 from dlde.spec import Spec
 
 
@@ -269,11 +270,8 @@ class Darcy(Problem, Solvable):
 
     def _coefficient(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> Tensor:
         """a as given. Raises GridError for another shape, InputError where it is not positive."""
-        a, shape = instances["a"], tuple(axis.num_points for axis in axes.values())
-        if a.ndim != 3 or tuple(a.shape[1:]) != shape:
-            raise GridError(
-                f"a has shape {tuple(a.shape)}, expected (batch, {shape[0]}, {shape[1]}) as the grid of x, y"
-            )
+        a = instances["a"]
+        check_field("a", a, axes)
         least = a.amin((1, 2))
         if bool((least <= 0).any()):
             sample = int((least <= 0).to(torch.uint8).argmax())

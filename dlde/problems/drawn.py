@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import (
+    AfterValidator,
+    ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     TypeAdapter,
     ValidatorFunctionWrapHandler,
@@ -19,10 +22,51 @@ from pydantic import (
 )
 from torch import Tensor
 
-from dlde.errors import InputError
-from dlde.problem import Array, Interval, Problem, Variable
-from dlde.problems.periodic import Positive
+from dlde.errors import GridError, InputError
+from dlde.problem import Array, Axis, Interval, Problem, Variable
 from dlde.spec import Spec
+
+
+def _above_zero(interval: Interval) -> Interval:
+    if interval.low <= 0:
+        raise ValueError(f"low={interval.low:g}: expected more than 0, as it must be positive")
+    return interval
+
+
+def _not_below_zero(interval: Interval) -> Interval:
+    if interval.low < 0:
+        raise ValueError(f"low={interval.low:g}: expected 0 or more")
+    return interval
+
+
+def _one_of(number: Any, interval: Any) -> WrapValidator:
+    """One of the two by what is given, so that a mistake is told once and for the right one."""
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    numbers: TypeAdapter[Any] = TypeAdapter(number, config=strict)
+    intervals: TypeAdapter[Any] = TypeAdapter(interval)
+
+    def choose(value: Any, handler: ValidatorFunctionWrapHandler) -> float | Interval:
+        chosen = intervals if isinstance(value, Mapping | Interval) else numbers
+        found: float | Interval = chosen.validate_python(value)
+        return found
+
+    return WrapValidator(choose)
+
+
+# A parameter: a number for all instances, or an interval from which each draws its own.
+Real = Annotated[float | Interval, _one_of(float, Interval)]
+Positive = Annotated[
+    PositiveFloat | Interval, _one_of(PositiveFloat, Annotated[Interval, AfterValidator(_above_zero)])
+]
+NonNegative = Annotated[
+    NonNegativeFloat | Interval,
+    _one_of(NonNegativeFloat, Annotated[Interval, AfterValidator(_not_below_zero)]),
+]
+
+
+def drawn_value(value: float | Interval, generator: np.random.Generator) -> float:
+    """The number, or one of the interval."""
+    return value.draw(generator) if isinstance(value, Interval) else value
 
 
 class OneOf(Spec):
@@ -100,6 +144,17 @@ def parameter(problem: Problem, name: str, instances: Mapping[str, Tensor]) -> T
         return instances[name].double()
     device = next(iter(instances.values())).device
     return torch.tensor([value], dtype=torch.float64, device=device)
+
+
+def check_field(name: str, field: Tensor, axes: Mapping[str, Axis], count: int | None = None) -> None:
+    """Refuse a field that is not (batch, *grid), nor of `count` samples where that is given.
+
+    Raises GridError.
+    """
+    shape = tuple(axis.num_points for axis in axes.values())
+    if field.ndim != 1 + len(shape) or tuple(field.shape[1:]) != shape or len(field) != (count or len(field)):
+        expected, grid = ", ".join(map(str, (count or "batch", *shape))), " and ".join(axes)
+        raise GridError(f"{name} has shape {tuple(field.shape)}, expected ({expected}) as the grid of {grid}")
 
 
 def check_instances(problem: Problem, instances: Mapping[str, Tensor], fields: Sequence[str]) -> None:

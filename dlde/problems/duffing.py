@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 
 from dlde.problem import Interval
+from dlde.problems.drawn import NonNegative, Real
 from dlde.problems.driving_force import AnyForce
-from dlde.problems.ode_system import (
-    NonNegativeParameter,
-    ODESystem,
-    Parameter,
-    Parameters,
-    Start,
-)
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class Duffing(ODESystem):
@@ -27,9 +22,9 @@ class Duffing(ODESystem):
 
     components: ClassVar = ("position", "velocity")
 
-    damping: NonNegativeParameter = 0.2
-    stiffness: Parameter = 1.0
-    cubic: NonNegativeParameter = 1.0  # not below zero, where solutions end in finite time
+    damping: NonNegative = 0.2
+    stiffness: Real = 1.0
+    cubic: NonNegative = 1.0  # not below zero, where solutions end in finite time
     force: AnyForce | None = None
     start: Start = (Interval(low=-1.5, high=1.5), Interval(low=-1.5, high=1.5))
 

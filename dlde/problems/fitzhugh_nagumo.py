@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
-from dlde.problems.ode_system import ODESystem, Parameter, Parameters, PositiveParameter, Start
+from dlde.problems.drawn import Positive, Real
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class FitzHughNagumo(ODESystem):
@@ -22,10 +23,10 @@ class FitzHughNagumo(ODESystem):
     scheme: ClassVar[Scheme] = "dop853"
     components: ClassVar = ("potential", "recovery")
 
-    current: Parameter = 0.5
-    rate: PositiveParameter = 0.04
-    shift: Parameter = 0.8
-    slope: PositiveParameter = 0.7
+    current: Real = 0.5
+    rate: Positive = 0.04
+    shift: Real = 0.8
+    slope: Positive = 0.7
     start: Start = (Interval(low=-2.0, high=2.0), Interval(low=-0.5, high=1.5))
 
     def vector_field(self, t: float, y: Tensor, p: Parameters) -> Tensor:

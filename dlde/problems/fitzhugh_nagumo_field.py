@@ -10,8 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 
-from dlde.problems.drawn import bounds, parameter
-from dlde.problems.periodic import Positive
+from dlde.problems.drawn import Positive, bounds, parameter
 from dlde.problems.reaction_diffusion import Blobs, Domain, Flux, Noise, ReactionDiffusion, Uniform
 
 

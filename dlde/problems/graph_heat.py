@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
+from dlde.numerics.differences import five_times, middles, time_derivative
 from dlde.numerics.graphs import (
     Diffusion,
     Numbers,
@@ -263,18 +263,15 @@ class GraphHeat(Problem, Solvable, Exact):
 
         The differences are over a sixteenth of the solver's step.
         """
-        knots = [0.0, *times] if times[0] else list(times)
-        if len(knots) < 2:
+        between, near = middles(times, solver.dt)
+        if not between:
             return {}
-        near = min(solver.dt, *np.diff(knots)) / 16
-        around = [(a + b) / 2 + shift * near for a, b in pairwise(knots) for shift in (-2, -1, 0, 1, 2)]
-        states = self.solve(instances, axes, around, solver)["u"].double()
-        states = states.reshape(len(states), -1, 5, *states.shape[2:])
-        slope = torch.einsum("bmsnc,s->bmnc", states, states.new_tensor([1, -8, 0, 8, -1]) / (12 * near))
+        states = self.solve(instances, axes, five_times(between, near), solver)["u"].double()
+        states, slope = time_derivative(states, near)
         gained = fluxes(
             instances["edges"],
             self._weights(instances),
-            states[:, :, 2],
+            states,
             symmetric=self.laplacian == "symmetric",
         )
         right = parameter(self, "diffusivity", instances)[:, None, None, None] * gained

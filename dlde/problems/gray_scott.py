@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from dlde.problems.drawn import PositiveOrListed, bounds, parameter
-from dlde.problems.periodic import Positive
+from dlde.problems.drawn import Positive, PositiveOrListed, bounds, parameter
 from dlde.problems.reaction_diffusion import Blobs, Domain, Noise, ReactionDiffusion, Uniform
 
 

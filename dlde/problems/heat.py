@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from dlde.problem import Axis
+from dlde.problems.drawn import Positive
 from dlde.problems.initial_conditions import GaussianField, Sine, Waves
-from dlde.problems.periodic import Coefficients, LinearEquation, Positive, Slope, laplacian
+from dlde.problems.periodic import Coefficients, LinearEquation, Slope, laplacian
 
 
 class Heat(LinearEquation):

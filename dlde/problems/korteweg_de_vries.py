@@ -14,16 +14,9 @@ from torch import Tensor
 from dlde.errors import InputError
 from dlde.numerics.spectral import Transform, derivative
 from dlde.problem import Array, Axis, Exact, Interval
+from dlde.problems.drawn import Positive, drawn_value
 from dlde.problems.initial_conditions import GaussianField, InitialCondition, Sine, Waves
-from dlde.problems.periodic import (
-    Change,
-    Coefficients,
-    PeriodicEquation,
-    Positive,
-    Slope,
-    drawn_value,
-    quadratic,
-)
+from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Slope, quadratic
 
 _TAIL = 20.7  # log(1e9): what a grid leaves out of a soliton's spectrum, and a period of its tails
 

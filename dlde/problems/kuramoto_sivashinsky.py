@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dlde.numerics.spectral import Transform
 from dlde.problem import Axis, Thresholds
+from dlde.problems.drawn import Positive
 from dlde.problems.initial_conditions import GaussianField, Sine, Waves
-from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Positive, Slope, quadratic
+from dlde.problems.periodic import Change, Coefficients, PeriodicEquation, Slope, quadratic
 
 
 class KuramotoSivashinsky(PeriodicEquation):

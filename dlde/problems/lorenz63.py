@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dlde.numerics.ode import Scheme
 from dlde.problem import Interval
-from dlde.problems.ode_system import ODESystem, Parameters, PositiveParameter, Start
+from dlde.problems.drawn import Positive
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class Lorenz63(ODESystem):
@@ -23,9 +24,9 @@ class Lorenz63(ODESystem):
     components: ClassVar = ("x", "y", "z")
     visited: ClassVar = ((15.0, 20.0, 35.0), (-15.0, -20.0, 35.0))  # the edge of the attractor
 
-    prandtl: PositiveParameter = 10.0
-    rayleigh: PositiveParameter = 28.0
-    aspect: PositiveParameter = 8 / 3
+    prandtl: Positive = 10.0
+    rayleigh: Positive = 28.0
+    aspect: Positive = 8 / 3
     start: Start = (
         Interval(low=-10.0, high=10.0),
         Interval(low=-10.0, high=10.0),

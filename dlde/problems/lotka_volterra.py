@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dlde.errors import InputError
 from dlde.problem import Array, Interval
-from dlde.problems.ode_system import ODESystem, Parameters, PositiveParameter, Start, drawn
+from dlde.problems.drawn import Positive, drawn_value
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class LotkaVolterra(ODESystem):
@@ -23,10 +24,10 @@ class LotkaVolterra(ODESystem):
 
     components: ClassVar = ("prey", "predators")
 
-    growth: PositiveParameter = 2 / 3
-    predation: PositiveParameter = 4 / 3
-    gain: PositiveParameter = 1.0
-    death: PositiveParameter = 1.0
+    growth: Positive = 2 / 3
+    predation: Positive = 4 / 3
+    gain: Positive = 1.0
+    death: Positive = 1.0
     start: Start = (Interval(low=0.5, high=2.0), Interval(low=0.25, high=1.0))
     together: bool = True  # one random number places both starts in their intervals
 
@@ -41,7 +42,7 @@ class LotkaVolterra(ODESystem):
         if not self.together:
             return super().draw_start(generator)
         seed = int(generator.integers(2**63))
-        return np.array([drawn(entry, np.random.default_rng(seed)) for entry in self.start])
+        return np.array([drawn_value(entry, np.random.default_rng(seed)) for entry in self.start])
 
     def check_start(self, start: Tensor) -> None:
         if not bool((start > 0).all()):

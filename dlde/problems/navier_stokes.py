@@ -12,22 +12,28 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
-from dlde.numerics.differences import difference
+from dlde.numerics.differences import difference, time_derivative
 from dlde.numerics.evolution import (
     largest_stable_step,
     refined_to,
     relative_size,
     rounding,
     stencil,
-    time_derivative,
 )
 from dlde.numerics.random_fields import spectral_std
 from dlde.numerics.spectral import Stepper, Transform
 from dlde.numerics.vorticity import VorticityAdvection
 from dlde.problem import Array, Axis, Exact, Interval, Problem, Solvable, Solver, Variable
-from dlde.problems.drawn import bounds, check_instances, draw_parameters, parameter, parameter_variables
+from dlde.problems.drawn import (
+    Positive,
+    bounds,
+    check_field,
+    check_instances,
+    draw_parameters,
+    parameter,
+    parameter_variables,
+)
 from dlde.problems.initial_conditions import GaussianField, Sine
-from dlde.problems.periodic import Positive
 from dlde.spec import Spec
 
 
@@ -290,12 +296,8 @@ class NavierStokes(Problem, Solvable, Exact):
 
     def _checked(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> Tensor:
         check_instances(self, instances, ["vorticity"])
-        w, shape = instances["vorticity"], (axes["x"].num_points, axes["y"].num_points)
-        if w.ndim != 3 or w.shape[1:] != shape:
-            raise GridError(
-                f"vorticity has shape {tuple(w.shape)}, expected (batch, {shape[0]}, {shape[1]}) "
-                "as the grid of x and y"
-            )
+        w = instances["vorticity"]
+        check_field("vorticity", w, axes)
         if (w.mean((-2, -1)).abs() > 1e-6 * w.abs().amax((-2, -1))).any():
             raise InputError(
                 "the mean vorticity must be zero, as it is of any periodic velocity; subtract its mean"

@@ -6,7 +6,7 @@ A system is a class of a few lines: its components, its parameters as fields, it
         \"\"\"Van der Pol: x'' = stiffness (1 - x^2) x' - x.\"\"\"
 
         components: ClassVar = ("position", "velocity")
-        stiffness: PositiveParameter = Interval(low=0.5, high=2.0)
+        stiffness: Positive = Interval(low=0.5, high=2.0)
         start: Start = (Interval(low=-2.0, high=2.0), 0.0)
 
         def vector_field(self, t, y, p):
@@ -20,15 +20,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dlde.errors import GridError, InputError
+from dlde.numerics.differences import five_times, middles, time_derivative
 from dlde.numerics.ode import (
     ORDERS,
     Scheme,
@@ -40,35 +40,20 @@ from dlde.numerics.ode import (
 )
 from dlde.numerics.quintic_spline import Spline
 from dlde.problem import Array, Axis, Exact, Interval, Solver, Thresholds, Variable
+from dlde.problems.drawn import Real, drawn_value
 from dlde.problems.driving_force import AnyForce
 from dlde.problems.trajectory import Trajectory, refuse_points
 
 _PROBED = 32  # instances whose rates at the start a step must resolve
 
-
-def _above_zero(interval: Interval) -> Interval:
-    if interval.low <= 0:
-        raise ValueError(f"low={interval.low:g}: expected more than 0")
-    return interval
-
-
-def _not_below_zero(interval: Interval) -> Interval:
-    if interval.low < 0:
-        raise ValueError(f"low={interval.low:g}: expected 0 or more")
-    return interval
-
-
-Parameter = float | Interval  # one number, or every instance's own
-PositiveParameter = PositiveFloat | Annotated[Interval, AfterValidator(_above_zero)]
-NonNegativeParameter = NonNegativeFloat | Annotated[Interval, AfterValidator(_not_below_zero)]
-Start = Annotated[tuple[Parameter, ...], Field(min_length=1)]  # of every component, at time 0
+Start = Annotated[tuple[Real, ...], Field(min_length=1)]  # of every component, at time 0
 Parameters = Mapping[str, Tensor]
 
 
 class ODESystem(Trajectory):
     """Ordinary differential equations: y' = f(t, y, p), for many starts and parameters at once.
 
-    A field of type `Parameter` (or `PositiveParameter`, `NonNegativeParameter`) is a parameter: a number,
+    A field of type `Real` (or `Positive`, `NonNegative`) is a parameter: a number,
     or an `Interval` of which every instance draws its own value; drawn ones are stored beside the state.
     An instance is `start` (component,), one entry for each drawn parameter, and `force` (sensor,) where
     there is one. Explicit Runge-Kutta by `scheme`, whose steps are the same for all instances: rk4, or dop853
@@ -121,7 +106,7 @@ class ODESystem(Trajectory):
 
     def draw_start(self, generator: np.random.Generator) -> Array:
         """A random state at time 0, (component,): independent entries of `start` by default."""
-        return np.array([drawn(entry, generator) for entry in self.start])
+        return np.array([drawn_value(entry, generator) for entry in self.start])
 
     def check_start(self, start: Tensor) -> None:
         """Raises InputError for states (batch, component) that the equation has no solution from."""
@@ -172,7 +157,7 @@ class ODESystem(Trajectory):
 
     def draw(self, generator: np.random.Generator, axes: Mapping[str, Axis]) -> dict[str, Array]:
         """The start, the drawn parameters and the force."""
-        scalars = {name: np.asarray(drawn(getattr(self, name), generator)) for name in self.varying}
+        scalars = {name: np.asarray(drawn_value(getattr(self, name), generator)) for name in self.varying}
         start = self.draw_start(generator)
         force = {} if self.forcing is None else {"force": self.forcing.draw(generator)}
         return {"start": start, **scalars, **force}
@@ -227,18 +212,13 @@ class ODESystem(Trajectory):
 
         The differences are taken in the middle between two times, over a fraction of the solver's step.
         """
-        knots = [0.0, *times] if times[0] else list(times)
-        if len(knots) < 2:
+        between, near = middles(times, solver.dt)
+        if not between:
             return {}
-        near = min(solver.dt, *np.diff(knots)) / 16
-        middles = [(begin + end) / 2 for begin, end in pairwise(knots)]
-        around = [middle + shift * near for middle in middles for shift in (-2, -1, 0, 1, 2)]
-        states = self.solve(instances, axes, around, solver)["state"].double()
-        states = states.reshape(len(states), len(middles), 5, -1)
-        rate = states.new_tensor([1, -8, 0, 8, -1]) / (12 * near)
-        slope = torch.einsum("bmsn,s->bmn", states, rate)
+        states = self.solve(instances, axes, five_times(between, near), solver)["state"].double()
+        states, slope = time_derivative(states, near)
         field = self._field(self._read(instances)[1])
-        right = torch.stack([field(t, y) for t, y in zip(middles, states[:, :, 2].unbind(1), strict=True)], 1)
+        right = torch.stack([field(t, y) for t, y in zip(between, states.unbind(1), strict=True)], 1)
         size = torch.maximum(slope.norm(dim=1), right.norm(dim=1)).clamp(min=torch.finfo(right.dtype).tiny)
         relative = (slope - right).norm(dim=1) / size
         return dict(zip(self.components, relative.unbind(1), strict=True))
@@ -317,11 +297,6 @@ class SolvedODE(ODESystem, Exact):
         t = torch.tensor(list(times), dtype=torch.float64, device=start.device)
         states = self.flow(t, start.double(), {name: value[:, None] for name, value in p.items()})
         return {"state": states, **{name: instances[name] for name in instances if name != "start"}}
-
-
-def drawn(value: float | Interval, generator: np.random.Generator) -> float:
-    """The number itself, or one of the interval."""
-    return value.draw(generator) if isinstance(value, Interval) else value
 
 
 def _bare(annotation: Any) -> Any:

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dlde.problems.drawn import NonNegative, Positive
 from dlde.problems.driving_force import AnyForce, GaussianProcess
-from dlde.problems.ode_system import NonNegativeParameter, ODESystem, Parameters, PositiveParameter, Start
+from dlde.problems.ode_system import ODESystem, Parameters, Start
 
 
 class Pendulum(ODESystem):
@@ -23,9 +24,9 @@ class Pendulum(ODESystem):
     components: ClassVar = ("angle", "velocity")
     units: ClassVar = {"angle": "rad", "velocity": "rad"}
 
-    gravity: PositiveParameter = 1.0
-    stiffness: NonNegativeParameter = 0.0
-    friction: NonNegativeParameter = 0.0
+    gravity: Positive = 1.0
+    stiffness: NonNegative = 0.0
+    friction: NonNegative = 0.0
     force: AnyForce | None = GaussianProcess()
     start: Start = (0.0, 0.0)
 

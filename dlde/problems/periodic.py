@@ -11,25 +11,19 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    PositiveFloat,
-    TypeAdapter,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import model_validator
 from torch import Tensor
 
 from dlde.errors import GridError, InputError, nearest
-from dlde.numerics.differences import difference
-from dlde.numerics.spectral import Scheme, Stepper, Transform, check_times, resample
+from dlde.numerics.differences import difference, five_times, time_derivative
+from dlde.numerics.evolution import refined_to
+from dlde.numerics.spectral import Scheme, Stepper, Transform, check_times
 from dlde.problem import Array, Axis, Exact, Interval, Problem, Solvable, Solver, Variable
+from dlde.problems.drawn import Real
 from dlde.problems.forcing import Forcing, RandomForcing
 from dlde.problems.initial_conditions import InitialCondition
 
@@ -40,40 +34,6 @@ Slope = Callable[[Tensor, int, int], Tensor]  # (field, axis, order) -> derivati
 _EXCESS = 6.0  # decades beyond a mode's own growth, at the end of all steps, that count as unstable
 _STEPS = 100  # and of that many at least
 _CHECKED_TIMES = 8  # at which `defect` looks, at most
-
-
-def _positive(interval: Interval) -> Interval:
-    if interval.low <= 0:
-        raise ValueError(f"low={interval.low:g}: this parameter must be positive")
-    return interval
-
-
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_NUMBER: TypeAdapter[float] = TypeAdapter(float, config=_STRICT)
-_POSITIVE: TypeAdapter[float] = TypeAdapter(PositiveFloat, config=_STRICT)
-_INTERVAL: TypeAdapter[Interval] = TypeAdapter(Interval)
-_POSITIVE_INTERVAL: TypeAdapter[Interval] = TypeAdapter(Annotated[Interval, AfterValidator(_positive)])
-
-
-def _one_of(number: TypeAdapter[float], interval: TypeAdapter[Interval]) -> WrapValidator:
-    """One of the two by what is given, so that a mistake is told once and for the right one."""
-
-    def choose(value: Any, handler: ValidatorFunctionWrapHandler) -> float | Interval:
-        chosen: TypeAdapter[Any] = interval if isinstance(value, Mapping | Interval) else number
-        found: float | Interval = chosen.validate_python(value)
-        return found
-
-    return WrapValidator(choose)
-
-
-# A parameter: a number for all instances, or an interval from which each draws its own.
-Real = Annotated[float | Interval, _one_of(_NUMBER, _INTERVAL)]
-Positive = Annotated[PositiveFloat | Interval, _one_of(_POSITIVE, _POSITIVE_INTERVAL)]
-
-
-def drawn_value(value: float | Interval, generator: np.random.Generator) -> float:
-    """The number, or one of the interval."""
-    return value.draw(generator) if isinstance(value, Interval) else value
 
 
 class PeriodicEquation(Solvable, Problem):
@@ -206,7 +166,7 @@ class PeriodicEquation(Solvable, Problem):
         precision = getattr(torch, solver.precision)
         parts = [self.continued(instances[name], axes).to(precision) for name in self.state]
         shape = tuple(parts[0].shape[1:])
-        finer = [_refined(part, transform.num_points) for part in parts]
+        finer = [refined_to(part, transform.num_points) for part in parts]
         v0 = transform.forward(finer[0] if len(finer) == 1 else torch.complex(*finer))
         values = self.values_of(instances)
         k: Sequence[Any] = transform.wavenumbers()
@@ -321,14 +281,11 @@ class PeriodicEquation(Solvable, Problem):
         if not later:
             return {}
         step = self._defect_step(later, solver.dt)
-        around = [time + shift * step for time in later for shift in (-2, -1, 0, 1, 2)]
-        solution = self.solve(given, finer, around, solver)
+        solution = self.solve(given, finer, five_times(later, step), solver)
         parts = [self.continued_in_time(solution[name], finer).double() for name in self.state]
-        parts = [_refined(part, [4 * n for n in part.shape[2:]]) for part in parts]
+        parts = [refined_to(part, [4 * n for n in part.shape[2:]]) for part in parts]
         u = parts[0] if len(parts) == 1 else torch.complex(*parts)
-        u = u.view(len(u), len(later), 5, *u.shape[2:])
-        slope = (u[:, :, 0] - 8 * u[:, :, 1] + 8 * u[:, :, 3] - u[:, :, 4]) / (12 * step)
-        now = u[:, :, 2]
+        now, slope = time_derivative(u, step)
         spacing = [period / n for period, n in zip(self.period, now.shape[2:], strict=True)]
 
         def d(field: Tensor, axis: int, order: int) -> Tensor:
@@ -412,7 +369,7 @@ class PeriodicEquation(Solvable, Problem):
         if [a.num_points for a in axes.values()] == [a.num_points for a in finer.values()]:
             return field
         points = [self.periodic_points(axis.num_points) for axis in finer.values()]
-        whole = _refined(self.continued(field, axes) if field.ndim == 1 + len(axes) else field, points)
+        whole = refined_to(self.continued(field, axes) if field.ndim == 1 + len(axes) else field, points)
         return _cropped(whole, finer)
 
     @property
@@ -561,13 +518,6 @@ def _exponentials(v0: Tensor, symbol: Any, times: Sequence[float]) -> Tensor:
     symbol = torch.as_tensor(symbol).to(v0.device)
     factors = [torch.exp(symbol * time).to(v0.dtype) for time in times]
     return torch.stack([factor * v0 for factor in factors], dim=1)
-
-
-def _refined(field: Tensor, num_points: Sequence[int]) -> Tensor:
-    """On at least that many points along each of the last axes."""
-    for dim, points in zip(range(-len(num_points), 0), num_points, strict=True):
-        field = resample(field, max(field.shape[dim], points), dim)
-    return field
 
 
 def _cropped(field: Tensor, axes: Mapping[str, Axis]) -> Tensor:

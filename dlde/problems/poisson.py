@@ -22,6 +22,7 @@ from dlde.numerics.elliptic import (
 )
 from dlde.numerics.jets import Jet
 from dlde.problem import Array, Axis, Exact, Problem, Residual, Solvable, Solver, Variable
+from dlde.problems.drawn import check_field
 from dlde.spec import Spec
 
 
@@ -305,11 +306,8 @@ class Poisson(Problem, Solvable, Exact, Residual):
 
     def _source(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> Tensor:
         """f as given. Raises GridError for another shape, InputError where random ones leave the walls."""
-        f, shape = instances["f"], tuple(axis.num_points for axis in axes.values())
-        if f.ndim != 3 or tuple(f.shape[1:]) != shape:
-            raise GridError(
-                f"f has shape {tuple(f.shape)}, expected (batch, {shape[0]}, {shape[1]}) as the grid of x, y"
-            )
+        f = instances["f"]
+        check_field("f", f, axes)
         if isinstance(self.solution, GaussianSource):
             walls = torch.cat([f[:, [0, -1]].flatten(1), f[:, :, [0, -1]].flatten(1)], 1)
             if (walls.abs().amax(1) > 1e-6 * f.abs().amax((1, 2))).any():

@@ -13,18 +13,18 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from dlde.errors import GridError
-from dlde.numerics.differences import difference
+from dlde.numerics.differences import difference, time_derivative
 from dlde.numerics.evolution import (
     largest_stable_step,
     refined_to,
     relative_size,
     rounding,
     stencil,
-    time_derivative,
 )
 from dlde.numerics.spectral import Stepper, Transform
 from dlde.problem import Array, Axis, Problem, Solvable, Solver, Thresholds, Variable
 from dlde.problems.drawn import (
+    check_field,
     check_instances,
     check_lists,
     draw_parameters,
@@ -342,15 +342,8 @@ class ReactionDiffusion(Problem, Solvable):
 
     def _check(self, instances: Mapping[str, Tensor], axes: Mapping[str, Axis]) -> None:
         check_instances(self, instances, list(self.state))
-        shape = tuple(axis.num_points for axis in axes.values())
-        count = len(instances[next(iter(self.state))])
         for name in self.state:
-            found = tuple(instances[name].shape)
-            if found != (count, *shape):
-                raise GridError(
-                    f"{name} has shape {found}, expected ({count}, {', '.join(map(str, shape))}) "
-                    f"as the grid of {' and '.join(axes)}"
-                )
+            check_field(name, instances[name], axes, len(instances[next(iter(self.state))]))
 
     def _transform(self, axes: Mapping[str, Axis], solver: Solver) -> Transform:
         points = [solver.num_points or axis.num_points for axis in axes.values()]

@@ -5,13 +5,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from dlde.numerics.differences import time_derivative
 from dlde.numerics.evolution import (
     largest_stable_step,
     refined_to,
     relative_size,
     rounding,
     stencil,
-    time_derivative,
 )
 from dlde.numerics.spectral import Stepper
 

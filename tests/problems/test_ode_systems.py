@@ -21,13 +21,14 @@ from dlde.errors import GridError, InputError, SpecError
 from dlde.problem import Exact, Interval, Solver
 from dlde.problems.cubic_oscillator import CubicOscillator
 from dlde.problems.damped_oscillator import DampedOscillator
+from dlde.problems.drawn import Positive
 from dlde.problems.driving_force import Force, GaussianProcess, Multisine
 from dlde.problems.duffing import Duffing
 from dlde.problems.fitzhugh_nagumo import FitzHughNagumo
 from dlde.problems.linear_system import LinearSystem
 from dlde.problems.lorenz63 import Lorenz63
 from dlde.problems.lotka_volterra import LotkaVolterra
-from dlde.problems.ode_system import ODESystem, PositiveParameter, Start
+from dlde.problems.ode_system import ODESystem, Start
 from dlde.problems.pendulum import Pendulum
 
 torch.set_num_threads(1)
@@ -52,7 +53,7 @@ class VanDerPol(ODESystem):
     """Van der Pol: x'' = stiffness (1 - x^2) x' - x."""
 
     components: ClassVar = ("position", "velocity")
-    stiffness: PositiveParameter = Interval(low=0.5, high=2.0)
+    stiffness: Positive = Interval(low=0.5, high=2.0)
     start: Start = (Interval(low=-2.0, high=2.0), 0.0)
 
     def vector_field(self, t: float, y: Tensor, p: Any) -> Tensor:
@@ -435,7 +436,7 @@ def test_what_units_are_stored() -> None:
 
         components: ClassVar = ("height", "velocity")
         units: ClassVar = {"height": "m", "velocity": "m s-1", "gravity": "m s-2"}
-        gravity: PositiveParameter = Interval(low=9.78, high=9.83)
+        gravity: Positive = Interval(low=9.78, high=9.83)
         start: Start = (0.0, 1.0)
 
         def vector_field(self, t: float, y: Tensor, p: Any) -> Tensor:

@@ -369,7 +369,7 @@ def test_old_stores_keep_their_names():
     [
         (Heat, {"diffusivity": -1.0}, "diffusivity: input should be greater than 0, got -1.0"),
         (Heat, {"diffusivity": "much"}, "diffusivity: input should be a valid number, got 'much'"),
-        (Heat, {"diffusivity": {"low": 0.0, "high": 1.0}}, "low=0: this parameter must be positive"),
+        (Heat, {"diffusivity": {"low": 0.0, "high": 1.0}}, "low=0: expected more than 0"),
         (Heat, {"diffusivity": {"low": 2.0, "high": 1.0}}, "diffusivity: low=2, high=1: expected low < high"),
         (Heat, {"diffusivity": {"lo": 2.0, "high": 3.0}}, "diffusivity.lo: unknown key; did you mean 'low'"),
         (Heat, {"dims": 3}, "dims: input should be 1 or 2, got 3"),
