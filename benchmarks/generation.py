@@ -177,7 +177,8 @@ def workers(folder: Path) -> None:
     gain, whole, rate = (statistics.median(values) for values in (gains, wholes, rates))
     print(
         f"two workers against one, 160 parts: {rate:.2f}x the parts a second ({rate / gain:.0%} of the "
-        f"{gain:.2f}x that two processes of this machine give), {whole:.2f}x with start, certificate and statistics\n"
+        f"{gain:.2f}x that two processes of this machine give), {whole:.2f}x with start, certificate and "
+        "statistics\n"
     )
 
 
