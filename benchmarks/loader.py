@@ -8,7 +8,8 @@ medians of wall time, files in the page cache. `of raw` is against reading the s
 other into as many batches as the loader holds, in one thread, without checksums and without decoding; `of
 zarr` against reading the same samples in shuffled order by zarr-python. Rates count decoded bytes. What is
 not installed is said so. All answers are compared first. The second table reads a quarter of the samples
-from shards of 16, by zarr-python and by the direct reader (docs/decisions/0013-shards.md).
+in files of their own and in shards of 16 (docs/decisions/0013-shards.md), in one thread: by zarr-python, by
+the direct reader, and by address, as stores elsewhere are read.
 """
 
 from __future__ import annotations
@@ -109,6 +110,19 @@ def one_by_one(sample: Callable[[int], NDArray[np.float32]], samples: int) -> Ba
     return run
 
 
+def by_reader(place: str, samples: int) -> Batches:
+    """One sample to a chunk, in shuffled order, in one thread."""
+    batch, reader = np.empty((BATCH, *SHAPE), np.float32), open_reader(place)
+
+    def run() -> Iterator[NDArray[np.float32]]:
+        for chosen in shuffled(samples):
+            for row, number in enumerate(chosen):
+                reader.read(int(number), batch[row : row + 1])
+            yield batch
+
+    return run
+
+
 def by_xarray(dataset: Dataset, samples: int) -> Batches:
     u = dataset.to_xarray("train")["u"]
 
@@ -138,14 +152,21 @@ def by_h5py(dataset: Dataset, samples: int, folder: Path) -> Batches:
     return run
 
 
-def by_xbatcher(dataset: Dataset, samples: int) -> Batches:
-    """Its patches are one sample each, asked for in shuffled order: it has no exact shuffle of its own."""
+def by_xbatcher(dataset: Dataset) -> Batches:
+    """Patches of one sample each as its map dataset, shuffled by torch's DataLoader in this process."""
     import xbatcher
+    from xbatcher.loaders.torch import MapDataset
 
     patches = xbatcher.BatchGenerator(
-        dataset.to_xarray("train")[["u"]], input_dims={"sample": 1, "time": SHAPE[0], "x": SHAPE[1]}
+        dataset.to_xarray("train")["u"], input_dims={"sample": 1, "time": SHAPE[0], "x": SHAPE[1]}
     )
-    return one_by_one(lambda number: patches[number]["u"].values, samples)
+    loader = DataLoader(MapDataset(patches), batch_size=BATCH, shuffle=True)
+
+    def run() -> Iterator[NDArray[np.float32]]:
+        for batch in loader:
+            yield batch[:, 0].numpy()
+
+    return run
 
 
 def by_the_well(dataset: Dataset, folder: Path) -> Batches:
@@ -153,7 +174,8 @@ def by_the_well(dataset: Dataset, folder: Path) -> Batches:
     from the_well.data import WellDataset
 
     export(dataset, "the-well", folder / "well", ("train",))
-    well = WellDataset(path=str(folder / "well"), n_steps_input=SHAPE[0], n_steps_output=0, return_grid=False)
+    train = str(folder / "well" / "train")
+    well = WellDataset(path=train, n_steps_input=SHAPE[0], n_steps_output=0, return_grid=False)
     loader = DataLoader(well, batch_size=BATCH, shuffle=True)
 
     def run() -> Iterator[NDArray[np.float32]]:
@@ -246,7 +268,7 @@ def measure(compression: str, samples: int, size: int, folder: Path) -> None:
         candidates["read and decode in order, 2 threads"] = decoded_by_two(dataset, samples)
     candidates["xarray, isel of each batch"] = by_xarray(dataset, samples)
     if importlib.util.find_spec("xbatcher"):
-        candidates["xbatcher, shuffled"] = by_xbatcher(dataset, samples)
+        candidates["xbatcher, shuffled"] = by_xbatcher(dataset)
     if importlib.util.find_spec("the_well") and compression == "none":
         candidates["the_well, shuffled"] = by_the_well(dataset, folder)
     candidates["zarr-python, shuffled"] = one_by_one(
@@ -289,7 +311,8 @@ def measure_shards(compression: str, samples: int, folder: Path) -> None:
     ):
         files = sum(file.is_file() and file.name != "zarr.json" for file in path.rglob("*"))
         candidates[layout, files, "zarr-python"] = one_by_one(array.__getitem__, samples)
-        candidates[layout, files, "direct"] = one_by_one(open_reader(path).chunk, samples)
+        candidates[layout, files, "direct"] = by_reader(str(path), samples)
+        candidates[layout, files, "by address"] = by_reader(f"file://{path}", samples)  # as an object store
     expected = np.sort(values.sum((1, 2), dtype=np.float64))
     for name, batches in candidates.items():
         check(batches, expected, str(name))

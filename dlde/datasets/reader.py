@@ -9,6 +9,8 @@ equal values, and neither gives values that fail their checksum.
 from __future__ import annotations
 
 import os
+import resource
+import struct
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -23,12 +25,17 @@ import numpy as np
 import zarr
 from numcodecs import blosc, zstd
 from numpy.typing import NDArray
+from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
 from dlde.errors import DamagedDataError
 
-DESCRIPTORS = 64  # files that a reader keeps open
+# Files that a reader keeps open: opening them anew costs two threads a tenth of lz4's rate. A process has
+# several readers (variables, splits), and other needs. Where there is no limit, it is given as -1.
+DESCRIPTORS = min(1024, max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16))
 CHECKSUM_BYTES = 4
+_BLOSC_HEADER = struct.Struct("<4I")
+LARGE_PAGES = 2**22  # from so many bytes on numpy asks for large pages, into which the kernel copies faster
 ABSENT = np.uint64(2**64 - 1)  # offset and length, in a shard's index, of a chunk that was never written
 
 Bytes = NDArray[np.uint8]
@@ -144,7 +151,9 @@ class _ByZarr(ChunkReader):
     def read(self, number: int, into: NDArray[Any]) -> None:
         span = self.span(number)
         try:
-            into[...] = self._array[span.start : span.stop]
+            self._array.get_basic_selection(
+                slice(span.start, span.stop), out=NDBuffer.from_numpy_array(into)
+            )  # straight into its place
         except MemoryError:
             raise
         except Exception as error:  # checksum, codec and shape errors come as whatever the library raises
@@ -268,7 +277,7 @@ class _Direct(ChunkReader):
         """Room for the bytes of a chunk, of this thread alone."""
         held = getattr(self._scratch, "bytes", None)
         if held is None or len(held) < length:
-            held = self._scratch.bytes = np.empty(length, np.uint8)
+            held = self._scratch.bytes = np.empty(max(length, LARGE_PAGES), np.uint8)
         return cast(Bytes, held[:length])
 
 
@@ -292,15 +301,15 @@ def _decompress(codec: Any, content: Bytes, into: Bytes | None) -> Bytes:
         if isinstance(codec, ZstdCodec):
             return np.frombuffer(zstd.decompress(content), np.uint8)
         # blosc believes its header: lengths before (byte 4 on) and after compression (byte 12 on)
-        header = np.frombuffer(content[:16].tobytes().ljust(16, b"\0"), "<u4")
-        if header[3] != len(content):
-            raise _DamageError(f"{len(content)} bytes instead of {header[3]}")
+        _, decoded, _, encoded = _BLOSC_HEADER.unpack_from(cast(Any, content))
+        if encoded != len(content):
+            raise _DamageError(f"{len(content)} bytes instead of {encoded}")
         if into is None:
             return np.frombuffer(blosc.decompress(content), np.uint8)
-        if header[1] != len(into):
-            raise _DamageError(f"{header[1]} bytes instead of {len(into)}")
+        if decoded != len(into):
+            raise _DamageError(f"{decoded} bytes instead of {len(into)}")
         blosc.decompress(content, into)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, struct.error) as error:
         raise _DamageError(str(error)) from None
     return into
 
