@@ -132,6 +132,13 @@ class Recipe(Spec):
                 f"instances are given for {', '.join(sorted(unknown))}, but samples are asked for in "
                 f"{', '.join(self.samples)}; add samples.{min(unknown)}"
             )
+        rounding = {"float32": 2.0**-23, "float64": 2.0**-52}[self.storage.dtype]
+        if self.tolerance is not None and self.tolerance < rounding:
+            raise ValueError(
+                f"tolerance={self.tolerance:g} is finer than {self.storage.dtype} holds a value "
+                f"({rounding:.2g}); use a larger one"
+                + ("" if self.storage.dtype == "float64" else ", or storage.dtype=float64")
+            )
         for name, variable in variables.items():
             known = dims | set(variable.sizes)
             assert known.issuperset(variable.dims), f"{name} has dimensions without an axis: {variable.dims}"

@@ -85,18 +85,18 @@ def search(recipe: Recipe) -> tuple[Solver, float]:
 def _converged(recipe: Recipe, tolerance: float) -> Solver:
     """The recipe's solver, refined until refining changes no instance by a tenth of the tolerance."""
     drawn = batch(recipe, "certificate", 0, [0] * SEARCHED)
-    solver, error = recipe.solver, float("inf")
+    solver, errors = recipe.solver, [float("inf")]
     for _ in range(REFINEMENTS):
         finer = recipe.solvable.finer(solver, recipe.axes)
-        if finer is None:
+        if finer is None or (len(errors) > 2 and errors[-1] >= errors[-3]):  # rounding, or chaos, is reached
             break
-        error = certificate.error(recipe, drawn, solver, certificate.reference(recipe, drawn, finer))
-        if error <= tolerance / 10:
+        errors.append(certificate.error(recipe, drawn, solver, certificate.reference(recipe, drawn, finer)))
+        if errors[-1] <= tolerance / 10:
             return solver
         solver = finer
     raise CertificateError(
         f"{recipe.name}: no solver was found to tolerance={tolerance:g}; refined to dt={solver.dt:g}, "
-        f"num_points={solver.num_points}, solutions still change by {error:.2g}. Use a larger tolerance, "
+        f"num_points={solver.num_points}, solutions still change by {errors[-1]:.2g}. Use a larger one, "
         "shorter times (chaotic solutions lose every accuracy in time), or a finer solver to begin with"
     )
 

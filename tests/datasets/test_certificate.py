@@ -124,7 +124,12 @@ def test_the_solver_that_was_found_names_the_store(tmp_path: Path) -> None:
 def test_a_tolerance_that_nothing_meets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tolerance, "REFINEMENTS", 3)
     with pytest.raises(CertificateError, match="no solver was found to tolerance=1e-15"):
-        tolerance.search(burgers(tolerance=1e-15))
+        tolerance.search(burgers(tolerance=1e-15, storage={"part": 4, "dtype": "float64"}))
+
+
+def test_a_tolerance_finer_than_what_is_stored() -> None:
+    with pytest.raises(SpecError, match=r"tolerance=1e-09 is finer than float32 .* storage.dtype=float64"):
+        burgers(tolerance=1e-9)
 
 
 def save(path: Path, **arrays: Any) -> str:
