@@ -178,11 +178,13 @@ def _explain(line: Any, known: list[str]) -> InitErrorDetails:
 
 
 def _line(line: Any) -> str:
-    place = ".".join(str(part) for part in line["loc"]) or "(whole)"
-    message = line["msg"][0].lower() + line["msg"][1:]
+    place = "".join(f"{part}." for part in line["loc"])[:-1]
+    message = line["msg"].removeprefix("Value error, ")
+    if place:  # else it is about all fields together
+        message = f"{place}: {message[0].lower()}{message[1:]}"
     if line["type"] == "missing" or isinstance(line["input"], dict):
-        return f"{place}: {message}"
-    return f"{place}: {message}, got {line['input']!r}"
+        return message
+    return f"{message}, got {line['input']!r}"
 
 
 def _tuples(raw: Any) -> Any:

@@ -55,7 +55,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
             "inner.rates.0: input should be a finite number, got nan",
         ),
         ({"title": "a", "inner": {"rates": 1.0}}, "inner.rates: input should be a valid tuple, got 1.0"),
-        ([], "(whole): input should be a valid dictionary or instance of Outer, got ()"),
+        ([], "Input should be a valid dictionary or instance of Outer, got ()"),
     ],
 )
 def test_wrong_type_or_range_says_what_was_given(raw: Any, message: str) -> None:

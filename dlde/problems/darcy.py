@@ -153,7 +153,7 @@ class Discs(Spec):
 
 
 class Darcy(Problem, Solvable):
-    """Darcy: -div(a grad u) = source on the unit square, u = 0 on its boundary, the coefficient a random.
+    """Darcy: -div(a grad u) = source on the unit square, u = 0 on its boundary, with a random coefficient a.
 
     a is given at the nodes of the stored grid, walls included, and is constant around each of them, up
     to half way to the next: a mosaic, which every solver grid sees exactly (`numerics.elliptic.network`).

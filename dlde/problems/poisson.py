@@ -76,7 +76,7 @@ class GaussianSource(Spec):
 
 
 class Poisson(Problem, Solvable, Exact, Residual):
-    """Poisson: -(u_xx + u_yy) = f on a rectangle, with Dirichlet data; the solution is chosen, or f random.
+    """Poisson: -(u_xx + u_yy) = f on a rectangle, with Dirichlet data; u is chosen, or f is random.
 
     A chosen `solution` gives f and the boundary values (a manufactured solution). The residual is divided by
     the largest |f|, so that its size says the same for every sharpness. `kind: gaussian` draws f and has
