@@ -179,7 +179,7 @@ def _explain(line: Any, known: list[str]) -> InitErrorDetails:
 
 def _line(line: Any) -> str:
     place = "".join(f"{part}." for part in line["loc"])[:-1]
-    message = line["msg"].removeprefix("Value error, ")
+    message: str = line["msg"].removeprefix("Value error, ")
     if place:  # else it is about all fields together
         message = f"{place}: {message[0].lower()}{message[1:]}"
     if line["type"] == "missing" or isinstance(line["input"], dict):

@@ -38,8 +38,9 @@ def plot(
 
     Fields of time and one axis are images of both, those of time and more axes frames at some `times` (the
     nearest stored ones; by default spread), fields without time images, trajectories curves over bands of
-    all samples and phase portraits; graphs and labelled images are drawn as such. Of several kinds the
-    first in this order, unless `variables` are named. All samples share one colour scale for each field.
+    all samples and phase portraits; labelled images are drawn as such, and graphs, coloured by class or by
+    what changes at their nodes. Of several kinds the first in this order, unless `variables` are named. All
+    samples share one colour scale for each field.
 
     Raises GridError where nothing can be drawn, or named variables do not go together, UnknownNameError for
     split or variables.
@@ -156,7 +157,8 @@ def _kinds(dataset: Dataset) -> dict[str, str]:
         space_dims = [dim for dim in variable.dims if dim in axes]
         moving = "time" in variable.dims and len(dataset.info.times) > 1
         if "node" in variable.sizes or "edge" in variable.sizes:
-            if "edges" in variables and (name == "edges" or variable.dims == ("node",)):
+            still, changing = variable.dims == ("node",), moving and variable.dims[:2] == ("time", "node")
+            if "edges" in variables and (name == "edges" or still or changing):
                 found[name] = "graph"
         elif pictures and variable.dims[:2] == ("y", "x"):
             found[name] = "images"

@@ -246,6 +246,19 @@ def test_a_graph(imported: Import) -> None:
     assert png(figure) == png(plot(dataset))
 
 
+def test_what_changes_on_a_graph_colours_its_nodes(tmp_path: Path) -> None:
+    changes = {"times": {"stop": 1.0, "count": 5}, "samples.train": 2, "samples.test": 1, "storage.part": 2}
+    recipe = Recipe.load("graph-heat", preset="ring", overrides=changes)
+    dataset = generate(recipe, tmp_path).dataset
+    figure = plot(dataset, seed=1)
+    frames = [axes.collections[1] for axes in figure.axes[:3]]
+    (number,) = np.sort(np.random.default_rng(1).choice(2, 1, replace=False))
+    assert f"sample {number}" in next(text for text in words(figure) if "64 nodes, 64 edges" in text)
+    stored = dataset.read("train", "u")[number, [0, 2, 4], :, 0]
+    np.testing.assert_array_equal([frame.get_array() for frame in frames], stored)
+    assert len({frame.get_clim() for frame in frames}) == 1
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5, 30])
 def test_neighbours_on_a_path_are_drawn_near(nodes: int) -> None:
     from scipy import sparse

@@ -66,7 +66,7 @@ def animation(shown: Shown, suffix: str) -> bytes:
             if row == 0:
                 look.name(axes, 0.0, shown.name(place))
         if not one_dimension:
-            sheet.bar(artist, field, row, row)
+            sheet.bar(artist, field.label, field.brief, row, row)
     clock = sheet.figure.text(
         1 - 0.3 / sheet.width, 1 - 0.36 / sheet.height, "", fontsize=12, ha="right", color=look.INK
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,54 +13,114 @@ from scipy.sparse import csgraph
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from dlde.datasets.pictures import look
-from dlde.datasets.pictures.look import FAINT, Sheet
-from dlde.datasets.pictures.shown import Shown, Values
+from dlde.datasets.pictures.look import FAINT, INK, MUTED, Sheet
+from dlde.datasets.pictures.shown import MOST_FIELDS, Shown, Values, label
+from dlde.datasets.pictures.space import spread, time_text
 
 SIZE = 7.0  # of the drawing (inches)
 DENSE = 400  # nodes up to which all eigenvectors are found at once
 CLASSES = 20
+FRAMES, FRAME = 3, 4.0  # of what changes over time: how many, and their size (inches)
 
 
 def graph(shown: Shown) -> Figure:
-    """The largest connected component of the first chosen sample, drawn by `layout`."""
-    edges = shown.values["edges"][0].astype(np.int64).reshape(-1, 2)
+    """The largest connected component of the first chosen sample, drawn by `layout`.
+
+    Where a variable changes over time at the nodes, it colours them, at some of the stored times.
+    """
+    drawn = _Drawn(shown)
+    moving = [name for name in shown.values if "time" in shown.variable(name).dims]
+    return _frames(shown, drawn, moving) if moving else _standing(shown, drawn)
+
+
+class _Drawn:
+    """The graph of the first chosen sample, laid out."""
+
+    def __init__(self, shown: Shown) -> None:
+        edges = shown.values["edges"][0].astype(np.int64).reshape(-1, 2)
+        nodes = _num_nodes(shown, edges)
+        adjacency = sparse.csr_matrix((np.ones(len(edges)), edges.T), shape=(nodes, nodes))
+        adjacency = ((adjacency + adjacency.T) > 0).astype(np.float64)
+        adjacency.setdiag(0)
+        adjacency.eliminate_zeros()
+        count, membership = csgraph.connected_components(adjacency, directed=False)
+        self.kept = np.flatnonzero(membership == np.bincount(membership).argmax())
+        kept = adjacency[self.kept][:, self.kept]
+        self.places = layout(kept)
+        rows, columns = sparse.triu(kept).nonzero()
+        self._lines = np.stack([self.places[rows], self.places[columns]], axis=1)
+        degree = np.asarray(kept.sum(0)).ravel()
+        self._weight = 0.6 + 0.4 * degree / degree.mean().clip(1)
+        whole = f"{nodes} nodes, {adjacency.nnz // 2} edges"
+        rest = f"; drawn is the largest of {count} components, {len(self.kept)} nodes" if count > 1 else ""
+        self.note = whole + rest
+
+    def edges(self, axes: Any, alpha: float = 0.8) -> None:
+        """Lines, the fainter the more there are."""
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+        alpha *= float(np.clip(2500 / max(len(self._lines), 1), 0.25, 1))
+        axes.add_collection(
+            LineCollection(list(self._lines), colors=FAINT, linewidths=0.5, alpha=alpha, zorder=1)
+        )
+
+    def nodes(self, axes: Any, size: float, chosen: Any = slice(None), **how: Any) -> Any:
+        """Dots, larger where many edges meet, of `size`: inches of a panel that they do not crowd."""
+        area = np.clip(size**2 * 72**2 / (60 * len(self.kept)), 3, 90) * self._weight
+        area = np.minimum(area, 140)[chosen]
+        how = {"linewidths": 0.2, "edgecolors": "white", "zorder": 2, **how}
+        return axes.scatter(*self.places[chosen].T, s=area, **how)
+
+
+def _standing(shown: Shown, drawn: _Drawn) -> Figure:
     name, classes = _classes(shown)
-    nodes = _num_nodes(shown, edges)
-    adjacency = sparse.csr_matrix((np.ones(len(edges)), edges.T), shape=(nodes, nodes))
-    adjacency = ((adjacency + adjacency.T) > 0).astype(np.float64)
-    adjacency.setdiag(0)
-    adjacency.eliminate_zeros()
-    count, membership = csgraph.connected_components(adjacency, directed=False)
-    kept = np.flatnonzero(membership == np.bincount(membership).argmax())
-    places = layout(adjacency[kept][:, kept])
-    degree = np.asarray(adjacency.sum(0)).ravel()[kept]
     sheet = Sheet(shown, 1, 1, (SIZE, SIZE), right=1.6, bottom=0.45, top=0.1)
     axes = sheet.axes(0, 0)
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    rows, columns = sparse.triu(adjacency[kept][:, kept]).nonzero()
-    alpha = float(np.clip(2000 / max(len(rows), 1), 0.2, 0.8))
-    lines = np.stack([places[rows], places[columns]], axis=1)
-    axes.add_collection(LineCollection(list(lines), colors=FAINT, linewidths=0.5, alpha=alpha, zorder=1))
-    area = np.clip(SIZE**2 * 72**2 / (60 * len(kept)), 3, 90) * (0.6 + 0.4 * degree / degree.mean().clip(1))
-    area = np.minimum(area, 140)
+    drawn.edges(axes)
     if classes is None:
-        axes.scatter(*places.T, s=area, color=look.LINES[0], linewidths=0.2, edgecolors="white", zorder=2)
+        drawn.nodes(axes, SIZE, color=look.LINES[0])
     else:
-        for number, one in enumerate(np.unique(classes)):
-            own = classes[kept] == one
-            axes.scatter(
-                *places[own].T, s=area[own], color=_colour(number, len(np.unique(classes))), zorder=2,
-                linewidths=0.2, edgecolors="white", label=f"{name} {one:g}",
-            )  # fmt: skip
+        different = np.unique(classes)
+        for number, one in enumerate(different):
+            colour = _colour(number, len(different))
+            drawn.nodes(axes, SIZE, classes[drawn.kept] == one, color=colour, label=f"{name} {one:g}")
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
         for handle in legend.legend_handles:
             handle.set_sizes([30])
     axes.autoscale_view()
-    whole = f"{nodes} nodes, {adjacency.nnz // 2} edges"
-    rest = f"; drawn is the largest of {count} components, {len(kept)} nodes" if count > 1 else ""
-    sheet.note(whole + rest)
+    sheet.note(drawn.note)
     return sheet.figure
+
+
+def _frames(shown: Shown, drawn: _Drawn, names: Sequence[str]) -> Figure:
+    """A row for each component that changes, a frame for each of some stored times."""
+    count = {name: _at_nodes(shown, name).shape[-1] for name in names}
+    found = [(name, entry) for name in names for entry in range(min(count[name], MOST_FIELDS))]
+    times = spread(shown.times, FRAMES)
+    sheet = Sheet(shown, len(found), len(times), (FRAME, FRAME), gaps=(0.1, 0.2), top=0.3, bottom=0.4)
+    units = shown.dataset.recipe.time_units
+    for row, (name, entry) in enumerate(found):
+        variable, values = shown.variable(name), _at_nodes(shown, name)[:, drawn.kept, entry]
+        scaled, image = look.scale(values[times]), None
+        short = name if count[name] == 1 else f"{name} {entry}"
+        for column, time in enumerate(times):
+            axes = sheet.axes(row, column)
+            drawn.edges(axes, alpha=0.4)
+            # larger than they need be, and outlined: their colours are what is shown
+            image = drawn.nodes(axes, 2 * FRAME, c=values[time], edgecolors=MUTED, linewidths=0.3, **scaled)
+            axes.autoscale_view()
+            if row == 0:
+                look.name(axes, 0.5, time_text(shown.times[time], units), inches=0.1, ha="center", color=INK)
+        meaning = f"{variable.long_name} {short}" if variable.long_name not in ("", name) else short
+        sheet.bar(image, label(meaning, variable.units), label(short, variable.units), row, row)
+    sheet.note(f"{shown.name(0)}: {drawn.note}")
+    return sheet.figure
+
+
+def _at_nodes(shown: Shown, name: str) -> Values:
+    """(time, node, component) of the first chosen sample."""
+    values = shown.values[name][0]
+    return np.asarray(values.reshape(*values.shape[:2], -1))
 
 
 def layout(adjacency: Any) -> Values:

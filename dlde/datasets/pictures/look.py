@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dlde.datasets.pictures.shown import Field, Shown, Values
+from dlde.datasets.pictures.shown import Shown, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,15 +64,15 @@ class Sheet:
         tidy(axes)
         return axes
 
-    def bar(self, image: Any, field: Field, first: int, last: int) -> None:
-        """A colour bar beside the rows from `first` to `last`."""
+    def bar(self, image: Any, label: str, brief: str, first: int, last: int) -> None:
+        """A colour bar beside the rows from `first` to `last`, labelled in brief where room is short."""
         low = self.bottom + (self.rows - 1 - last) * (self.panel[1] + self.gaps[1])
         high = self.bottom + (self.rows - 1 - first) * (self.panel[1] + self.gaps[1]) + self.panel[1]
         x = self.left + self.columns * self.panel[0] + (self.columns - 1) * self.gaps[0] + 0.2
         axes = self.figure.add_axes(self._box(x, low, 0.13, high - low))
         bar = self.figure.colorbar(image, cax=axes)
-        lines = textwrap.wrap(field.label, max(10, int((high - low) / 0.085)))
-        bar.set_label("\n".join(lines) if len(lines) <= 2 else field.brief, fontsize=10, color=INK)
+        lines = textwrap.wrap(label, max(10, int((high - low) / 0.085)))
+        bar.set_label("\n".join(lines) if len(lines) <= 2 else brief, fontsize=10, color=INK)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK, length=3, width=0.6)
 

@@ -73,9 +73,9 @@ def frames(shown: Shown, times: Sequence[int]) -> Figure:
             if row == 0:
                 look.name(axes, 0.5, time_text(shown.times[time], units), inches=0.24, ha="center", color=INK)
         if len(found) > 1:
-            sheet.bar(image, field, row, row)
+            sheet.bar(image, field.label, field.brief, row, row)
     if len(found) == 1:
-        sheet.bar(image, found[0], 0, len(rows) - 1)
+        sheet.bar(image, found[0].label, found[0].brief, 0, len(rows) - 1)
     return sheet.figure
 
 
@@ -136,7 +136,8 @@ def _table(
             row, column = divmod(place, columns) if len(found) == 1 else (number, place)
             last = place + columns >= count if len(found) == 1 else row == rows - 1
             image = draw(sheet, row, column, field, place, last)
-        sheet.bar(image, field, *((0, rows - 1) if len(found) == 1 else (number, number)))
+        first, end = (0, rows - 1) if len(found) == 1 else (number, number)
+        sheet.bar(image, field.label, field.brief, first, end)
     return sheet.figure
 
 
