@@ -9,6 +9,7 @@ fork of this process, which has imported everything and started no thread: Pytho
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -23,15 +24,14 @@ from dlde.errors import DldeError
 
 def signal_at(name: str, when: str, number: int) -> None:
     """Send this process a signal just before or after its rename of that number."""
-    rename, done = Path.replace, 0
+    rename, numbers = Path.replace, itertools.count(1)
 
     def replace(path: Path, target: Path) -> Path:
-        nonlocal done
-        done += 1
-        if done == number and when == "before":
+        mine = next(numbers)  # chunks are renamed by several threads
+        if mine == number and when == "before":
             os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
         result = rename(path, target)
-        if done == number and when == "after":
+        if mine == number and when == "after":
             os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
         return result
 
