@@ -13,7 +13,7 @@ demo: .venv/ready  ## generate, train on two Ray workers, register, evaluate, se
 	@$(BIN)/dlde demo
 
 test: .venv/ready lint  ## everything that can be checked
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

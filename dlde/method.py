@@ -99,10 +99,11 @@ class Descent(Spec):
             raise ValueError(
                 f"then.batch={self.then.batch} is not batch={self.batch}; a chain keeps its batches"
             )
-        try:
-            self.optimizer_of([nn.Parameter(torch.zeros(2, 2))])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer {self.optimizer!r} refuses its options: {error}") from None
+        if self.options:  # else there is nothing to refuse: a first optimizer loads torch's compiler (2 s)
+            try:
+                self.optimizer_of([nn.Parameter(torch.zeros(2, 2))])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"optimizer {self.optimizer!r} refuses its options: {error}") from None
         return self
 
     @property

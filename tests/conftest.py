@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forks import Forks, copy_databases
 
 # Published data that some tests compare with; they are not part of the project.
 PUBLISHED = Path(os.environ.get("DLDE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -63,20 +65,25 @@ def small_disk() -> Callable[[str], list[str]]:
     return lambda script: [*private, script]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _databases_are_copied() -> None:
+    copy_databases()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Where `dlde` runs its commands."""
+    server = Forks()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def dlde(tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
+def dlde(tmp_path: Path, forks: Forks) -> Callable[..., tuple[int, Any, str]]:
     """Runs `dlde … --json` in a process of its own; gives exit code, document and stderr."""
 
     def run(*arguments: str, root: Path = tmp_path, timeout: float = 240) -> tuple[int, Any, str]:
-        done = subprocess.run(
-            [*command(*arguments), "--json"],
-            capture_output=True,
-            text=True,
-            env=environment(root),
-            timeout=timeout,
-            check=False,
-            cwd=tmp_path,
-        )
-        return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+        code, stdout, stderr = forks.run([*arguments, "--json"], environment(root), tmp_path, timeout)
+        return code, json.loads(stdout) if stdout else None, stderr
 
     return run

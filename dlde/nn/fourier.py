@@ -12,9 +12,9 @@ Transforms are normalised forward (1 / number of points), so that coefficients d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from dlde.errors import GridError
 
 Road = Literal["auto", "matrix", "fft"]
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Up to so many modes per axis, by number of axes, the matrix road is the faster one on one CPU core. In 1-D
 # they are about equal at 64 modes (16384 points favour the FFT), and at 128 the FFT takes half the time; in
@@ -239,7 +240,13 @@ def _exact(u: Tensor) -> Tensor:
     return u if u.dtype == torch.float64 else u.float()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(function: F) -> F:
+    """What `torch.compiler.assume_constant_result` does, which loads the compiler (2 s) to set one mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 @lru_cache(maxsize=32)
 def _real_transforms(
     points: int, modes: int, dtype: torch.dtype, device: torch.device, *, interleaved: bool = True
@@ -257,7 +264,7 @@ def _real_transforms(
     return _tensor(forward / points, dtype, device), _tensor((forward * twice[:, None]).T, dtype, device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 @lru_cache(maxsize=32)
 def _waves(points: int, modes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the modes 0 … modes of one axis: (2 modes + 2, points) / points, and its transpose."""
