@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test coverage lint bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## generate, train on two Ray workers, register, evaluate, serve, ask
@@ -14,6 +14,9 @@ demo: .venv/ready  ## generate, train on two Ray workers, register, evaluate, se
 
 test: .venv/ready lint  ## everything that can be checked
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: .venv/ready  ## the same tests, slower, and the lines that none of them reaches
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ def listed(dlde: Dlde) -> dict[str, str]:
 
 
 def test_stop_saves_and_the_same_command_goes_on(dlde: Dlde, tmp_path: Path) -> None:
-    steps = 6000  # more than a fast machine takes while two commands start
+    steps = 2500  # more than a fast machine takes while two commands run
     arguments = ("train", "neural-operator", *tiny(f"method.descent.steps={steps}"))
     with started(tmp_path, *arguments, "--json", stderr=subprocess.PIPE) as process:
         wait_for(lambda: has_rows(tmp_path, 15), process)

@@ -163,8 +163,8 @@ def test_grid_trains_every_point_once_and_leaves_a_bounded_disk(dlde: Dlde, root
 
 def test_killed_search_goes_on_and_repeats_no_finished_trial(dlde: Dlde, root: Path) -> None:
     """First a trial's process is killed, then the whole search; later it grows."""
-    long = [*tiny("method.descent.steps=700"), "--set", "training.checkpoint_steps=50"]
-    options = [*long, "--set", f"search={{space: {{{SPACE}}}, metric: relative_l2, trials: 4, grace: 200}}"]
+    long = [*tiny("method.descent.steps=400"), "--set", "training.checkpoint_steps=50"]
+    options = [*long, "--set", f"search={{space: {{{SPACE}}}, metric: relative_l2, trials: 4, grace: 150}}"]
     with started(root, "tune", "neural-operator", *options) as process:
 
         def running() -> bool:

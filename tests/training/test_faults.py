@@ -18,7 +18,7 @@ from tests.conftest import environment, tiny
 from tests.processes import DEADLINE, children, curve, has_rows, started, wait_for
 
 Dlde = Callable[..., tuple[int, Any, str]]
-STEPS = 600
+STEPS = 300
 LONG = tiny(f"method.descent.steps={STEPS}", "training.checkpoint_steps=50")
 REPOSITORY = Path(__file__).parents[2]
 
