@@ -116,6 +116,8 @@ def become(wanted: dict[str, Any]) -> None:
     os.chdir(wanted["folder"])
     os.environ.clear()
     os.environ.update(wanted["environment"])
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # which Python itself reads at its start only
+    sys.path[:0] = [place for place in places if place and place not in sys.path]
     sys.argv = wanted["arguments"]
 
 

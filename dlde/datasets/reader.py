@@ -277,7 +277,8 @@ class _Direct(ChunkReader):
         """Room for the bytes of a chunk, of this thread alone."""
         held = getattr(self._scratch, "bytes", None)
         if held is None or len(held) < length:
-            held = self._scratch.bytes = np.empty(max(length, LARGE_PAGES), np.uint8)
+            room = max(length, LARGE_PAGES) if length >= LARGE_PAGES // 16 else length
+            held = self._scratch.bytes = np.empty(room, np.uint8)
         return cast(Bytes, held[:length])
 
 
