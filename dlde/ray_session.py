@@ -90,7 +90,7 @@ def kill_actors(name: str) -> None:
     from ray.thirdparty_files import psutil
 
     for pid in _processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             if name in psutil.Process(pid).name() or name in " ".join(psutil.Process(pid).cmdline()):
                 os.kill(pid, 9)
 

@@ -19,6 +19,7 @@ from dlde.datasets.dataset import Dataset, open_dataset, verify
 from dlde.datasets.generate import Generated, generate
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, DataError
+from tests.processes import children
 
 Heat = Callable[..., Recipe]
 REPOSITORY = Path(__file__).parents[2]
@@ -87,10 +88,10 @@ def test_killed_with_two_workers_then_the_same_command(heat: Heat, tmp_path: Pat
     store = recipe.store(tmp_path / "b")
     running = process(recipe, tmp_path / "b", "2")
     wait_for(lambda: num_committed(store) >= 3, running)
-    children = psutil.Process(running.pid).children(recursive=True)
+    below = psutil.Process(running.pid).children(recursive=True)
     running.kill()
     running.communicate()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive, "workers outlived their parent"
     assert 3 <= num_committed(store) < 80
     again = generate(recipe, tmp_path / "b")
@@ -103,10 +104,8 @@ def test_a_killed_worker_is_named_and_nothing_is_lost(heat: Heat, tmp_path: Path
 
     def kill_one(done: int, total: int, note: str) -> None:
         if done:
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    child.kill()
-                    break
+            for child in children(os.getpid(), "spawn_main")[:1]:
+                child.kill()
 
     with pytest.raises(DataError, match="a worker process was killed"):
         generate(recipe, tmp_path, workers=2, progress=kill_one)
