@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlde import memory
 from dlde.datasets.dataset import Dataset, open_dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import InputError, UnknownNameError
@@ -57,7 +58,8 @@ def evaluate(what: str, root: Path, *, data: Sequence[str] = ()) -> Result:
     )
     model.method.check(info)
     engine = EngineRun(place, info, datasets, seed=model.document["lineage"]["seed"])
-    measured = model.method.evaluate(model.module, engine)
+    with memory.kept():
+        measured = model.method.evaluate(model.module, engine)
     name = ", ".join(str(dataset.store) for dataset in datasets.values()) or "its equation"
     return Result(run, what, name, measured.metrics)
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlde import __version__
+from dlde import __version__, memory
 from dlde.errors import InputError, nearest
 from dlde.files import disk_full_named
 from dlde.method import ArraySpec, Operation
@@ -170,7 +170,8 @@ def _answers(
     if workers is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         ask = _answerer(folder, operation, dict(coordinates), dict(options), device)
-        yield from (ask(question(part)) for part in parts)
+        with memory.kept():
+            yield from (ask(question(part)) for part in parts)
         return
     from dlde import ray_session
     from dlde.training.rollouts import RayActors

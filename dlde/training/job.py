@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from dlde import __version__, catalog, figures
+from dlde import __version__, catalog, figures, memory
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.recipe import Recipe
 from dlde.errors import SpecError, UnknownNameError, nearest
@@ -197,7 +197,7 @@ def train(
         rollouts=rollouts,
         supervisor=supervisor,
     )
-    with _deterministic(execution.deterministic):
+    with _deterministic(execution.deterministic), memory.kept():
         model = job.method.train(run)
     run.close()
     if run.rank == 0:
@@ -244,7 +244,8 @@ def evaluate(
     model = package.read(folder / "model", device=str(device))
     data, info = open_data(job, root)
     run = EngineRun(folder, info, data, seed=job.seed, device=device, pictures=pictures)
-    measured = job.method.evaluate(model.module, run)
+    with memory.kept():
+        measured = job.method.evaluate(model.module, run)
     phases = _curves(folder)
     if any(len(row) > 2 for rows in phases.values() for row in rows):  # more than step and seconds
         run.figure("loss", figures.losses(phases))

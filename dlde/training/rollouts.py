@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dlde import memory
 from dlde.errors import DldeError
 from dlde.numerics.threads import one_thread
 
@@ -65,6 +66,7 @@ class RayActors:
 class _Actor:
     def __init__(self, make: Make) -> None:
         torch.set_num_threads(1)
+        memory.keep()
         self._simulate = make()
 
     def simulate(self, item: Any) -> Any:
