@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.plot import plot
 from dlde.datasets.recipe import Recipe
-from dlde.files import disk_full_named
+from dlde.files import unwritable_named
 from dlde.metrics import relative_l2
 from dlde.pipeline import Pipeline, Stage, Walk, Watch
 from dlde.registry import store
@@ -61,7 +61,7 @@ def demo(root: Path, *, workers: int, watch: Watch, say: Callable[[str], None], 
     dataset = Dataset.open(recipe, root)
     picture = root / "pictures" / f"{recipe.name}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_named(picture):
+    with unwritable_named(picture):
         plot(dataset).savefig(picture, dpi=120)
     say("4/4  the registered model behind HTTP, and one question to it")
     model = f"{walk.pipeline.model_name}@{walk.pipeline.registration.alias}"

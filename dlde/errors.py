@@ -57,6 +57,10 @@ class RunningError(InputError):
     """Another process works on the same run, dataset or search."""
 
 
+class UnwritableError(InputError):
+    """Results cannot be written where they should go."""
+
+
 class PortInUseError(InputError):
     """The port to listen on is taken."""
 

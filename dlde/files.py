@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dlde.errors import RunningError, StorageFullError, UnknownNameError, nearest
+from dlde.errors import RunningError, StorageFullError, UnknownNameError, UnwritableError, nearest
 
 Folder = Literal["data", "pipelines", "cluster"]
 
@@ -23,25 +23,31 @@ def storage_root(explicit: str | Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def disk_full_named(path: Path) -> Iterator[None]:
-    """Turn "no space left" into a StorageFullError that names the place and the cure."""
+def unwritable_named(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "you may not write here" into errors that name the place and the cure."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFullError(
-            f"no space left while writing {path}: free some, then run the same command again; "
-            "it continues where it stopped",
-            path=str(path),
-        ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                f"no space left while writing {path}: free some, then run the same command again; "
+                "it continues where it stopped",
+                path=str(path),
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UnwritableError(
+                f"cannot write {error.filename or path}: {error.strerror}; choose another place, "
+                "such as another storage root by --root or $DLDE_ROOT",
+                path=str(path),
+            ) from error
+        raise
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step that survives a crash. Raises StorageFullError."""
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with disk_full_named(path):
+    with unwritable_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
@@ -65,7 +71,7 @@ def write_json(path: Path, plain: Any) -> None:
 
 def append_line(path: Path, plain: Any) -> None:
     """Add one line of JSON to a file, in one write: lines of several processes do not mix."""
-    with disk_full_named(path), path.open("a") as file:
+    with unwritable_named(path), path.open("a") as file:
         file.write(json.dumps(plain, allow_nan=False) + "\n")
 
 
@@ -79,10 +85,12 @@ def sha256_of(path: Path) -> str:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder` for this process alone; the lock goes with the process, however it ends.
 
-    Raises RunningError where another process holds it.
+    Raises RunningError where another process holds it, and UnwritableError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with unwritable_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("a+")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dlde import __version__, memory
 from dlde.errors import InputError, nearest
-from dlde.files import disk_full_named
+from dlde.files import unwritable_named
 from dlde.method import ArraySpec, Operation
 from dlde.registry import package
 from dlde.registry.registry import locate
@@ -123,7 +123,7 @@ def predict(
         told: list[str] = []
         shapes: dict[str, list[int]] = {}
         try:
-            with disk_full_named(target), write(partial_target, about) as sink:
+            with unwritable_named(target), write(partial_target, about) as sink:
                 for part, (outputs, texts) in zip(parts, answers, strict=True):
                     for key, tensor in outputs.items():
                         divided = expected.rows is not None

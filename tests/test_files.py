@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlde import files
-from dlde.errors import InputError, StorageFullError, UnknownNameError
+from dlde.errors import InputError, StorageFullError, UnknownNameError, UnwritableError
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -56,6 +56,15 @@ def test_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
     holder.join()
     with files.locked(tmp_path, "store"):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = r"cannot write .*/file/runs.*: Not a directory; choose another .* by --root or \$DLDE_ROOT"
+    with pytest.raises(UnwritableError, match=told), files.locked(tmp_path / "file" / "runs", "run x"):
+        pass
+    with pytest.raises(UnwritableError, match=told):
+        files.write_json(tmp_path / "file" / "runs" / "facts.json", {})
 
 
 def test_root_comes_from_option_environment_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,9 @@ The same command does everything: begin, continue after any kill, grow, and repa
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from dlde.datasets.parts import Part
 from dlde.datasets.recipe import Recipe
 from dlde.datasets.statistics import statistics
 from dlde.errors import DamagedDataError, DataError, WorkerLostError
-from dlde.files import disk_full_named, locked, write_json
+from dlde.files import locked, unwritable_named, write_json
 from dlde.problems.recorded import Recorded
 
 FACTS = "facts.json"
@@ -64,15 +62,15 @@ def generate(
 
     The result depends neither on `engine` (default: `workers` processes), nor on what was done before.
     A worker that dies is replaced. Before anything is solved, the solver is certified on two instances.
-    Raises StoreMismatchError, StorageFullError, NonFiniteError, CertificateError, WorkerLostError, or
-    DataError where nothing can be written, or where the recipe is of imported data that are not all there.
+    Raises StoreMismatchError, StorageFullError, UnwritableError, NonFiniteError, CertificateError,
+    WorkerLostError, or DataError where the recipe is of imported data that are not all there.
     """
     if isinstance(recipe.problem, Recorded):
         _check_imported(recipe, recipe.store(root))
     else:
         for split in recipe.instances:
             instances.given(recipe, split)
-        with _writable(Path(root)), disk_full_named(Path(root)):
+        with unwritable_named(Path(root)):
             recipe = tolerance.resolved(recipe, root, progress or _silent)
             certificate.check(recipe, recipe.store(root))
     return complete(recipe, root, _make, engine=engine or Processes(workers), progress=progress)
@@ -85,7 +83,7 @@ def complete(
     began = time.monotonic()
     store = recipe.store(root)
     tell = progress or _silent
-    with _writable(store), disk_full_named(store), locked(store, f"dataset {recipe.name!r}"):
+    with unwritable_named(store), locked(store, f"dataset {recipe.name!r}"):
         for leftover in store.rglob("*.partial"):
             leftover.unlink(missing_ok=True)
         counts, restored = _lay_out(recipe, store)
@@ -253,17 +251,3 @@ def _finish(recipe: Recipe, store: Path, counts: dict[str, int]) -> None:
     }
     contents = {**manifest["contents"], digest: {"samples": recipe.samples, "statistics": found}}
     layout.write_manifest(store, recipe, counts, manifest["files"], contents)
-
-
-@contextlib.contextmanager
-def _writable(store: Path) -> Iterator[None]:
-    """Turn "you may not write here" into a DataError that names the place and the cure."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise
-        raise DataError(
-            f"cannot write {store}: {error.strerror}; choose another storage root by --root or $DLDE_ROOT",
-            store=str(store),
-        ) from error

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dlde.datasets.instances import batch, solve
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, NonFiniteError
-from dlde.files import disk_full_named, write_json
+from dlde.files import unwritable_named, write_json
 from dlde.spec import digest_of
 
 MAX_ATTEMPTS = 5  # draws of one sample before its recipe is held to be at fault
@@ -188,7 +188,7 @@ def commit(
     Raises StorageFullError, DamagedDataError.
     """
     digests = {name: sample_digests(name, array) for name, array in values.items()}
-    with disk_full_named(store):
+    with unwritable_named(store):
         for name, array in values.items():
             write(store, recipe, part, name, array)
     held = len(next(iter(values.values())))

@@ -24,7 +24,7 @@ from dlde.datasets.dataset import check_identity, find_records
 from dlde.datasets.generate import FACTS
 from dlde.datasets.recipe import Recipe
 from dlde.errors import DamagedDataError, DataError
-from dlde.files import disk_full_named, write_json
+from dlde.files import unwritable_named, write_json
 from dlde.problems.recorded import Recorded
 from dlde.spec import Spec
 
@@ -153,7 +153,7 @@ def plan(
         warnings=(),
     )
     made = made.model_copy(update={"warnings": tuple(_warnings(made, root, cores, held))})
-    with disk_full_named(path):
+    with unwritable_named(path):
         write_json(path, made.dump())
     return made
 
@@ -209,7 +209,7 @@ def _chunks(recipe: Recipe) -> int:
 def _measure(recipe: Recipe, root: Path) -> Trial:
     """The trial, in a fresh process on the disk of the root."""
     folder = root / "plans"
-    with disk_full_named(folder):
+    with unwritable_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as place:
             context = multiprocessing.get_context("spawn")  # fork would hang in zarr's event loop

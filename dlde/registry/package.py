@@ -42,7 +42,7 @@ from dlde.errors import (
     UnknownNameError,
     nearest,
 )
-from dlde.files import disk_full_named
+from dlde.files import unwritable_named
 from dlde.method import AnyMethod, ArraySpec, DataInfo, Method, Operation
 from dlde.spec import Spec
 
@@ -217,7 +217,7 @@ def write(
     }
     contents[SEAL] = _seal(contents).encode()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    with disk_full_named(folder):
+    with unwritable_named(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         try:

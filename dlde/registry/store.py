@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dlde.errors import RegistryError
-from dlde.files import disk_full_named
+from dlde.files import unwritable_named
 
 SWITCHES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -70,7 +70,7 @@ def prepare(root: Path) -> str:
     target = database(root)
     if os.environ.get("MLFLOW_TRACKING_URI") or target.exists():
         return uri
-    with disk_full_named(target), _alone(target.parent):
+    with unwritable_named(target), _alone(target.parent):
         if not target.exists():
             partial = target.with_name(f".{target.name}.partial")
             partial.unlink(missing_ok=True)

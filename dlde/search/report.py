@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from dlde.figures import INK, MUTED, PREDICTION, empty
-from dlde.files import disk_full_named, write_json
+from dlde.files import unwritable_named, write_json
 from dlde.pipeline import Pipeline, Range, Search
 from dlde.search import space
 
@@ -31,7 +31,7 @@ def write(found: Found) -> None:
     for name in frame.columns:  # Parquet has no column of mixed kinds
         if frame[name].map(type).nunique() > 1 and not frame[name].map(_is_number).all():
             frame[name] = frame[name].map(lambda value: None if value is None else str(value))
-    with disk_full_named(found.folder):
+    with unwritable_named(found.folder):
         frame.to_csv(found.folder / "trials.csv", index=False)
         frame.to_parquet(found.folder / "trials.parquet", index=False)
         figures = {"trials": parallel(found.search, found.outcomes)}

@@ -21,7 +21,7 @@ import xarray as xr
 
 from dlde import figures
 from dlde.claims import Table
-from dlde.files import disk_full_named, write_atomically, write_json
+from dlde.files import unwritable_named, write_atomically, write_json
 from dlde.pipeline import Study, StudyFigure
 from dlde.training.job import code_version
 
@@ -112,7 +112,7 @@ def save_table(table: Table, folder: Path) -> None:
     write_atomically(folder / "table.parquet", buffer.getvalue())
     write_atomically(folder / "table.csv", frame.to_csv(index=False))
     partial = folder / ".table.zarr.partial"
-    with disk_full_named(folder):
+    with unwritable_named(folder):
         shutil.rmtree(partial, ignore_errors=True)
         _dataset(frame).to_zarr(partial, zarr_format=3, consolidated=False)
         shutil.rmtree(folder / "table.zarr", ignore_errors=True)

@@ -33,7 +33,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from dlde.errors import NonFiniteError, SpecError, StoppedError, TrainingError
-from dlde.files import disk_full_named, write_atomically
+from dlde.files import unwritable_named, write_atomically
 from dlde.method import LBFGS, Batches, Comm, DataInfo, Descent, RolloutWorkers, Run, Terms
 from dlde.spec import Spec
 from dlde.training import checkpoint
@@ -340,7 +340,7 @@ class EngineRun(Run):
         if self.rank == 0 and self._pictures:
             path = self.folder / "figures" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with disk_full_named(path):
+            with unwritable_named(path):
                 figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
 
     def close(self) -> None:
@@ -679,7 +679,7 @@ class _Phase:
         over = step == self.steps or self.finished
         rows = self._arrived(all_of_them=due or over or end is not None)
         if self.run.rank == 0 and rows:
-            with disk_full_named(self.curve), self.curve.open("a") as file:
+            with unwritable_named(self.curve), self.curve.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
             for row in rows:
                 self.latest.update(row)

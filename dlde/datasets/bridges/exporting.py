@@ -10,7 +10,7 @@ from pathlib import Path
 from dlde.datasets.bridges import pdebench, plain, the_well
 from dlde.datasets.dataset import Dataset
 from dlde.errors import InputError, UnknownNameError, nearest
-from dlde.files import disk_full_named
+from dlde.files import unwritable_named
 
 Write = Callable[[Dataset, str, Path], None]
 WRITERS: dict[str, tuple[Write, str]] = {
@@ -43,7 +43,7 @@ def export(dataset: Dataset, format: str, folder: Path | str, splits: Sequence[s
     folders = [parent for path in targets.values() for parent in (path.parent, *path.parent.parents)]
     new = [parent for parent in dict.fromkeys(folders) if not parent.exists()]
     try:
-        with disk_full_named(Path(folder)):
+        with unwritable_named(Path(folder)):
             for split, path in partial.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(dataset, split, path)
