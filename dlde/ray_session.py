@@ -23,6 +23,7 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report of a worker blocks up to this long
+    "MALLOC_ARENA_MAX": "1",  # workers train in a thread, whose own heap would not keep much (dlde/memory.py)
     LOOPBACK_SWITCH: "0",  # on every system: all of Ray listens on loopback alone
 }
 END_SECONDS = 20.0

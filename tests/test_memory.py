@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from dlde import memory
+from dlde import memory, ray_session
 
 SCRIPT = """
-import resource, sys
+import resource, sys, threading
 import psutil, torch
 from dlde import memory
 
@@ -28,20 +29,33 @@ def faults(megabytes, rounds=10):
 def resident():
     return psutil.Process().memory_info().rss / 2**20
 
-lost = faults(64)
-began = resident()
-with memory.kept():
+def main():
+    lost = faults(64)
+    began = resident()
     with memory.kept():
-        small = faults(1)
-    large = faults(64)
-    held = resident()
-print(lost, small, large, held - began, resident() - began)
+        with memory.kept():
+            small = faults(1)
+        large = faults(64)
+        held = resident()
+    print(lost, small, large, held - began, resident() - began)
+
+if sys.argv[1] == "thread":
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+else:
+    main()
 """
 
 
 @pytest.mark.skipif(memory._glibc() is None, reason="needs glibc")
-def test_what_is_freed_serves_again_and_is_given_back_at_the_end() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("where", ["here", "thread"])
+def test_what_is_freed_serves_again_and_is_given_back_at_the_end(where: str) -> None:
+    """Also in a thread, in which Ray's workers train."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, where],
+        capture_output=True, text=True, check=True, env={**os.environ, **ray_session.SWITCHES},
+    )  # fmt: skip
     lost, small, large, held, left = map(float, done.stdout.split())
     assert lost > 100, "MB of new pages in each round, of the 192 that it takes"
     assert small < 1
