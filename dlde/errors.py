@@ -66,7 +66,7 @@ class PortInUseError(InputError):
 
 
 class DataError(DldeError):
-    """A dataset is missing, incomplete or cannot be written."""
+    """A dataset is missing or incomplete."""
 
 
 class DamagedDataError(DataError):

@@ -39,6 +39,7 @@ def unwritable_named(path: Path) -> Iterator[None]:
                 f"cannot write {error.filename or path}: {error.strerror}; choose another place, "
                 "such as another storage root by --root or $DLDE_ROOT",
                 path=str(path),
+                reason=error.strerror,
             ) from error
         raise
 

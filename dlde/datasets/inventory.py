@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dlde.datasets import certificate, layout, parts
-from dlde.errors import DataError, DldeError, InputError, nearest
-from dlde.files import locked
+from dlde.errors import DataError, DldeError, InputError, UnwritableError, nearest
+from dlde.files import locked, unwritable_named
 
 Models = Mapping[str, Sequence[str]]  # content digest -> the registered models that were made from it
 
@@ -69,15 +69,15 @@ def remove(store: Path, models: Models | None = None, *, force: bool = False) ->
     if not force:
         _check_unneeded(store, models or {})
     try:
-        with locked(store, f"dataset {store.name}"):
+        with unwritable_named(store), locked(store, f"dataset {store.name}"):
             freed = size(store)
             removed = store.with_name(f".{store.name}.removed")
             shutil.rmtree(removed, ignore_errors=True)  # of a removal that was killed
             store.rename(removed)
             shutil.rmtree(removed)
-    except PermissionError as error:
+    except UnwritableError as error:
         raise DataError(
-            f"cannot remove {store}: {error.strerror}; it belongs to somebody else, or its disk is read-only",
+            f"cannot remove {store}: {error.reason}; it belongs to somebody else, or its disk is read-only",
             store=str(store),
         ) from error
     return freed

@@ -19,7 +19,7 @@ from dlde.datasets.engines import Threads
 from dlde.datasets.generate import Generated, Progress, complete
 from dlde.datasets.parts import Part
 from dlde.datasets.recipe import Recipe
-from dlde.errors import DataError, InputError, SpecError, UnknownNameError
+from dlde.errors import DataError, InputError, SpecError, UnknownNameError, UnwritableError
 from dlde.files import write_atomically, yaml_files
 from dlde.problems.recorded import Recorded
 
@@ -68,9 +68,9 @@ def import_files(
     if not target.is_file() or target.read_text() != text:
         try:
             write_atomically(target, text)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except UnwritableError as error:
             raise DataError(
-                f"{generated.store} is whole, but its recipe {target} cannot be written: {error.strerror}; "
+                f"{generated.store} is whole, but its recipe {target} cannot be written: {error.reason}; "
                 "run the same command where you may write"
             ) from None
     return Imported(generated, recipe, target)
