@@ -344,7 +344,8 @@ def test_threads_end_with_the_loader(one_each: Dataset) -> None:
     loader = one_each.loader("train", ["u"], batch=2, memory=0)
     loader.at(0)
     began = set(threading.enumerate()) - before
-    assert {thread.name for thread in began} == {"dlde-loader_0", "dlde-loader_1"}
+    assert began, "one at least: a pool begins another only where none of its threads rests"
+    assert {thread.name for thread in began} <= {"dlde-loader_0", "dlde-loader_1"}
     loader.close()
     assert not any(thread.is_alive() for thread in began)
 
