@@ -33,11 +33,18 @@ from dlde.tasks.collocation import Trial, corners
 STEPS = 12
 
 
-def fno(dims: int, points: int, modes: int, width: int, batch: int) -> Callable[[], None]:
+def fno(dims: int, points: int, modes: int, width: int, batch: int) -> tuple[FourierNetwork, torch.Tensor]:
     axes = (Axis(start=0.0, stop=1.0, num_points=points, boundary="periodic"),) * dims
     model = FourierNetwork(axes, modes=modes, width=width, layers=4, projection=128, padding=0.0)
-    u = torch.randn(batch, *[points] * dims, 1)
+    return model, torch.randn(batch, *[points] * dims, 1)
+
+
+def trained(model: FourierNetwork, u: torch.Tensor) -> Callable[[], None]:
     return _trained(model, lambda: metrics.relative_l2(model(u), u).mean())
+
+
+def asked(model: FourierNetwork, u: torch.Tensor) -> Callable[[], None]:
+    return torch.inference_mode()(lambda: model(u))
 
 
 def pinn(points: int) -> Callable[[], None]:
@@ -51,20 +58,13 @@ def pinn(points: int) -> Callable[[], None]:
     )
 
 
-def answers(batch: int) -> Callable[[], None]:
-    axes = (Axis(start=0.0, stop=1.0, num_points=64, boundary="periodic"),) * 2
-    model = FourierNetwork(axes, modes=12, width=20, layers=4, projection=128, padding=0.0)
-    u = torch.randn(batch, 64, 64, 1)
-    return torch.inference_mode()(lambda: model(u))
-
-
 CASES: dict[str, Callable[[], Callable[[], None]]] = {
-    "FNO-1d, 128 points, batch 20": lambda: fno(1, 128, 16, 32, 20),
-    "FNO-2d, 64², batch 10": lambda: fno(2, 64, 12, 20, 10),
-    "FNO-2d, 64², batch 32": lambda: fno(2, 64, 12, 20, 32),
+    "FNO-1d, 128 points, batch 20": lambda: trained(*fno(1, 128, 16, 32, 20)),
+    "FNO-2d, 64², batch 10": lambda: trained(*fno(2, 64, 12, 20, 10)),
+    "FNO-2d, 64², batch 32": lambda: trained(*fno(2, 64, 12, 20, 32)),
     "PINN 4x64, 10,000 points": lambda: pinn(10_000),
     "PINN 4x64, 100,000 points": lambda: pinn(100_000),
-    "answers of FNO-2d, 64², batch 64": lambda: answers(64),
+    "answers of FNO-2d, 64², batch 64": lambda: asked(*fno(2, 64, 12, 20, 64)),
 }
 
 

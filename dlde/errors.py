@@ -57,16 +57,12 @@ class RunningError(InputError):
     """Another process works on the same run, dataset or search."""
 
 
-class UnwritableError(InputError):
-    """Results cannot be written where they should go."""
-
-
 class PortInUseError(InputError):
     """The port to listen on is taken."""
 
 
 class DataError(DldeError):
-    """A dataset is missing or incomplete."""
+    """A dataset is missing, incomplete or cannot be written."""
 
 
 class DamagedDataError(DataError):
@@ -75,6 +71,10 @@ class DamagedDataError(DataError):
 
 class StorageFullError(DataError):
     """No space is left where results are written."""
+
+
+class UnwritableError(DataError):
+    """Results may not be written where they should go (`reason`: what the system said)."""
 
 
 class WorkerLostError(DataError):

@@ -36,8 +36,8 @@ def unwritable_named(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UnwritableError(
-                f"cannot write {error.filename or path}: {error.strerror}; choose another place, "
-                "such as another storage root by --root or $DLDE_ROOT",
+                f"cannot write {path}: {error.strerror}; choose another storage root by --root or "
+                "$DLDE_ROOT, or another place for an output that you named",
                 path=str(path),
                 reason=error.strerror,
             ) from error

@@ -60,7 +60,9 @@ def test_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = r"cannot write .*/file/runs.*: Not a directory; choose another .* by --root or \$DLDE_ROOT"
+    told = (
+        r"cannot write .*/file/runs.*: Not a directory; choose another storage root by --root or \$DLDE_ROOT"
+    )
     with pytest.raises(UnwritableError, match=told), files.locked(tmp_path / "file" / "runs", "run x"):
         pass
     with pytest.raises(UnwritableError, match=told):

@@ -277,6 +277,7 @@ class _Direct(ChunkReader):
         """Room for the bytes of a chunk, of this thread alone."""
         held = getattr(self._scratch, "bytes", None)
         if held is None or len(held) < length:
+            # a small chunk's scratch stays small: `memory` bounds what is held
             room = max(length, LARGE_PAGES) if length >= LARGE_PAGES // 16 else length
             held = self._scratch.bytes = np.empty(room, np.uint8)
         return cast(Bytes, held[:length])

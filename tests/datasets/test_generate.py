@@ -20,15 +20,7 @@ from dlde.datasets import recipe as recipes
 from dlde.datasets.dataset import Dataset, open_dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.recipe import Recipe
-from dlde.errors import (
-    DataError,
-    GridError,
-    InputError,
-    NonFiniteError,
-    StoreMismatchError,
-    UnknownNameError,
-    UnwritableError,
-)
+from dlde.errors import DataError, GridError, InputError, NonFiniteError, StoreMismatchError, UnknownNameError
 from dlde.files import locked
 
 Heat = Callable[..., Recipe]
@@ -259,7 +251,9 @@ def test_two_generators_on_one_store(heat: Heat, tmp_path: Path) -> None:
 
 def test_a_root_that_cannot_be_written(heat: Heat, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UnwritableError, match=r"cannot write .*storage root by --root or \$DLDE_ROOT"):
+    with pytest.raises(
+        DataError, match=r"cannot write .*choose another storage root by --root or \$DLDE_ROOT"
+    ):
         generate(heat(), tmp_path / "file")
 
 

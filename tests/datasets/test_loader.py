@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlde.datasets import loader as loaders
 from dlde.datasets.dataset import Dataset
 from dlde.datasets.generate import generate
 from dlde.datasets.loader import Alone, Held, Loader, View
@@ -304,14 +305,14 @@ def test_a_buffer_is_not_refilled_before_a_gpu_has_its_copy(one_each: Dataset) -
 def test_workers_share_the_batch_and_resume_under_another_number(one_each: Dataset) -> None:
     def batches(world_size: int, steps: range) -> list[torch.Tensor]:
         found = []
-        loaders = [one_each.loader("train", ["u"], batch=6, memory=0) for _ in range(world_size)]
+        several = [one_each.loader("train", ["u"], batch=6, memory=0) for _ in range(world_size)]
         for step in steps:
             shares = [
                 loader.at(step, Alone(7, rank, world_size))["u"].clone()
-                for rank, loader in enumerate(loaders)
+                for rank, loader in enumerate(several)
             ]
             found.append(torch.cat(shares))
-        for loader in loaders:
+        for loader in several:
             loader.close()
         return found
 
@@ -339,13 +340,24 @@ def test_memory_stays_bounded(stored: Callable[..., Dataset]) -> None:
     assert peak < 200_000 + 2 * 2 * 82_000 + 100_000
 
 
-def test_threads_end_with_the_loader(one_each: Dataset) -> None:
+def test_threads_end_with_the_loader(one_each: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill, both = loaders._fill, threading.Event()
+    names: set[str] = set()
+
+    def together(*given: Any) -> None:
+        """A pool begins a second thread only while its first one is at work."""
+        names.add(threading.current_thread().name)
+        if len(names) == 2:
+            both.set()
+        assert both.wait(30)
+        fill(*given)
+
+    monkeypatch.setattr(loaders, "_fill", together)
     before = set(threading.enumerate())
     loader = one_each.loader("train", ["u"], batch=2, memory=0)
     loader.at(0)
     began = set(threading.enumerate()) - before
-    assert began, "one at least: a pool begins another only where none of its threads rests"
-    assert {thread.name for thread in began} <= {"dlde-loader_0", "dlde-loader_1"}
+    assert {thread.name for thread in began} == {"dlde-loader_0", "dlde-loader_1"}
     loader.close()
     assert not any(thread.is_alive() for thread in began)
 
